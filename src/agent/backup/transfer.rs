@@ -1,0 +1,179 @@
+//! The transfer of one Backup: a snapshot of this node's pool into the store of its target.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+
+use crate::agent::Agent;
+use crate::agent::io::SnapshotSource;
+use crate::agent::transfers::Job;
+use crate::backupstore::block::Compression;
+use crate::backupstore::create::{BlockSize, CreateRequest, Mode, Receipt, SnapshotRef, VolumeRef};
+use crate::backupstore::target_url::BackupUrl;
+use crate::controllers::settings::Settings;
+use crate::controllers::stores::Stores;
+use crate::controllers::{ApiContext, Context, Error};
+use crate::crd::names::{DEFAULT_BACKUP_TARGET, LABEL_ACCESS_MODE, LABEL_BACKUP_TARGET, LABEL_KUBERNETES_STATUS};
+use crate::crd::{
+    Backup, BackupBlockSize, BackupMode, BackupState, BackupStatus, BackupTarget, CompressionMethod, KubernetesStatus, Map,
+    Snapshot, Volume,
+};
+use crate::metrics::TransferLabels;
+
+/// All that is known before the first byte moves.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The BackupTarget.
+    pub target_name: String,
+    request: CreateRequest,
+    url: BackupUrl,
+    limit: usize,
+}
+
+/// What a transfer that ended well has to tell.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The store's receipt.
+    pub receipt: Receipt,
+    /// What `fromBackup` of a volume takes.
+    pub url: BackupUrl,
+    /// How its blocks are compressed.
+    pub compression: Compression,
+    /// Labels stored with it.
+    pub labels: Map,
+}
+
+/// Resolves names and settings. [`Error::Invalid`] is final: only a new Backup helps.
+pub async fn prepare(
+    agent: &Agent,
+    backup: &Backup,
+    status: &BackupStatus,
+    snapshot: &Snapshot,
+    volume: &Volume,
+) -> Result<Plan, Error> {
+    let target_name = target_name(backup, status, volume);
+    let target = read_target(&agent.context, &target_name).await?;
+    let (backup_name, volume_name) = (parse(&backup.name_any())?, parse(&volume.name_any())?);
+    let taken = snapshot.status.clone().unwrap_or_default();
+    let settings = Settings::read(&agent.context).await?;
+    let compression = compression(volume.spec.backup_compression_method)
+        .or_else(|| compression(settings.backup_compression()))
+        .unwrap_or(Compression::Lz4);
+    let setting = if settings.backup_block_size() == BlockSize::Mi16.bytes() { BlockSize::Mi16 } else { BlockSize::Mi2 };
+    let block_size = chosen_block_size(backup, volume).unwrap_or(setting);
+    let created = volume.metadata.creation_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
+    let request = CreateRequest {
+        volume: VolumeRef {
+            name: parse(&volume.name_any())?,
+            created_at: created,
+            labels: Map::new(),
+            storage_class: String::new(),
+        },
+        backup: parse(&backup.name_any())?,
+        snapshot: SnapshotRef {
+            name: parse(&snapshot.name_any())?,
+            id: taken.snapshot_id,
+            created_at: taken.creation_time.get().unwrap_or(created),
+        },
+        block_size,
+        compression,
+        mode: match backup.spec.backup_mode {
+            BackupMode::Full => Mode::Full,
+            BackupMode::Incremental | BackupMode::Unknown => Mode::Incremental,
+        },
+        labels: labels(backup, volume),
+        parameters: Map::new(),
+    };
+    let url = BackupUrl { target: Stores::parse_url(&target)?, backup: backup_name, volume: volume_name };
+    Ok(Plan { target_name, request, url, limit: settings.transfers_per_node() })
+}
+
+fn parse<N: std::str::FromStr<Err = crate::names::InvalidName>>(name: &str) -> Result<N, Error> {
+    name.parse().map_err(|error: crate::names::InvalidName| Error::Invalid(error.to_string()))
+}
+
+/// What was begun goes on where it began, whatever labels say since.
+fn target_name(backup: &Backup, status: &BackupStatus, volume: &Volume) -> String {
+    let label = backup.labels().get(LABEL_BACKUP_TARGET).cloned();
+    let begun = Some(status.backup_target_name.clone()).filter(|name| !name.is_empty());
+    let of_volume = Some(volume.spec.backup_target_name.clone()).filter(|name| !name.is_empty());
+    begun.or(label).or(of_volume).unwrap_or_else(|| DEFAULT_BACKUP_TARGET.to_owned())
+}
+
+async fn read_target(context: &Context, name: &str) -> Result<BackupTarget, Error> {
+    let target = context.api::<BackupTarget>().get_opt(name).await.context(|| format!("read backup target {name}"))?;
+    target.ok_or_else(|| Error::Invalid(format!("failed to get backup target {name}: there is none of that name")))
+}
+
+fn compression(method: CompressionMethod) -> Option<Compression> {
+    match method {
+        CompressionMethod::Lz4 => Some(Compression::Lz4),
+        CompressionMethod::Gzip => Some(Compression::Gzip),
+        CompressionMethod::None => Some(Compression::None),
+        CompressionMethod::Inherit | CompressionMethod::Unknown => None,
+    }
+}
+
+fn chosen_block_size(backup: &Backup, volume: &Volume) -> Option<BlockSize> {
+    [backup.spec.backup_block_size, volume.spec.backup_block_size].into_iter().find_map(|size| match size {
+        BackupBlockSize::Mi2 => Some(BlockSize::Mi2),
+        BackupBlockSize::Mi16 => Some(BlockSize::Mi16),
+        BackupBlockSize::Inherit | BackupBlockSize::Unknown => None,
+    })
+}
+
+/// What the user wrote, and what Longhorn's clients look for in a stored backup.
+fn labels(backup: &Backup, volume: &Volume) -> Map {
+    let mut labels = backup.spec.labels.clone();
+    labels.entry(LABEL_ACCESS_MODE.to_owned()).or_insert_with(|| volume.spec.access_mode.as_str().to_owned());
+    let workload = volume
+        .status
+        .as_ref()
+        .map(|status| &status.kubernetes_status)
+        .filter(|workload| **workload != KubernetesStatus::default());
+    if let Some(text) = workload.and_then(|workload| serde_json::to_string(workload).ok()) {
+        labels.entry(LABEL_KUBERNETES_STATUS.to_owned()).or_insert(text);
+    }
+    labels
+}
+
+/// Moves the bytes in the background; [`crate::agent::transfers::Transfers`] tells how far and how it ended.
+pub fn begin(agent: &Agent, backup: &Backup, plan: Plan) {
+    let volume = plan.request.volume.name.to_string();
+    let uid = backup.meta().uid.clone().unwrap_or_default();
+    let job = Job { uid, name: backup.name_any(), volume, limit: plan.limit };
+    let (context, engine) = (agent.context.clone(), agent.engine.clone());
+    let plan = Arc::new(plan);
+    agent.backups.start(job, move |progress, cancel| {
+        let (context, engine, plan) = (context.clone(), engine.clone(), plan.clone());
+        async move {
+            // Opened anew for each attempt: a corrected Secret or URL takes effect with the next one.
+            let store = context.stores.open(&read_target(&context, &plan.target_name).await?).await?;
+            let request = plan.request.clone();
+            let (volume, snapshot) = (request.volume.name.clone(), request.snapshot.name.clone());
+            let reader = engine.call(move |engine| engine.open_snapshot(&volume, &snapshot)).await?;
+            if reader.info().id != request.snapshot.id {
+                return Err(Error::Invalid(format!(
+                    "snapshot {} in the pool is another one than its object says",
+                    request.snapshot.name
+                )));
+            }
+            let (labels, compression) = (request.labels.clone(), request.compression);
+            let result = store.create(request, Arc::new(SnapshotSource(reader)), progress.clone(), cancel).await;
+            let seen = progress.snapshot();
+            context.metrics.bytes_read.inc_by(seen.bytes_read);
+            context.metrics.bytes_uploaded.inc_by(seen.bytes_uploaded);
+            Ok(Outcome { receipt: result?, url: plan.url.clone(), compression, labels })
+        }
+    });
+}
+
+/// Counts a transfer that ended.
+pub fn measure(context: &Context, status: &BackupStatus, took: Duration) {
+    let outcome = if status.state == BackupState::Completed { "completed" } else { "error" };
+    let labels = TransferLabels { operation: "backup".to_owned(), outcome: outcome.to_owned() };
+    context.metrics.transfers.get_or_create(&labels).inc();
+    context.metrics.transfer_duration.get_or_create(&labels).observe(took.as_secs_f64());
+}

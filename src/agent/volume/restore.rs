@@ -1,0 +1,90 @@
+//! Fills a volume from a backup: `spec.fromBackup` names it, the target with that URL holds it.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use kube::api::ListParams;
+
+use crate::agent::Agent;
+use crate::agent::io::RestoreSink;
+use crate::agent::transfers::Job;
+use crate::backupstore::restore::{RestoreReceipt, RestoreRequest};
+use crate::backupstore::target_url::{BackupUrl, Target};
+use crate::controllers::settings::Settings;
+use crate::controllers::stores::Stores;
+use crate::controllers::{ApiContext, Context, Error};
+use crate::crd::{BackupTarget, Volume};
+use crate::metrics::TransferLabels;
+use crate::names::VolumeName;
+
+/// Begins the restore, or goes on with one that another process had begun: the checkpoint in the pool tells how far it got.
+pub async fn begin(agent: &Agent, volume: &Volume, name: VolumeName) -> Result<(), Error> {
+    if agent.shutdown.is_cancelled() {
+        return Err(Error::NotYet("the agent is stopping".to_owned()));
+    }
+    let limit = Settings::read(&agent.context).await?.transfers_per_node();
+    let job = Job { uid: volume.uid().unwrap_or_default(), name: volume.name_any(), volume: volume.name_any(), limit };
+    let url = volume.spec.from_backup.clone();
+    let (context, engine) = (agent.context.clone(), agent.engine.clone());
+    agent.restores.start(job, move |progress, cancel| {
+        let (context, engine, url, name) = (context.clone(), engine.clone(), url.clone(), name.clone());
+        async move {
+            let wanted = parse(&url)?;
+            let store = context.stores.open(&target_of(&context, &wanted.target).await?).await?;
+            let info = store.backup(&wanted.volume, &wanted.backup).await?.ok_or_else(|| {
+                Error::Invalid(format!(
+                    "spec.fromBackup names backup {} of volume {}, which is not in {}",
+                    wanted.backup, wanted.volume, wanted.target
+                ))
+            })?;
+            let writer = engine.call(move |engine| {
+                let size = engine.volume(&name)?.map_or(0, |info| info.size);
+                Ok((size, engine.open_restore(&name)?))
+            });
+            let (size, writer) = writer.await?;
+            if size < info.volume_size {
+                return Err(Error::Invalid(format!(
+                    "spec.size gives the volume {size} bytes and the backup has {}: at least that is allowed",
+                    info.volume_size
+                )));
+            }
+            let request = RestoreRequest { volume: wanted.volume, backup: wanted.backup };
+            let result = store.restore(request, Arc::new(RestoreSink(writer)), progress, cancel).await;
+            measure(&context, &result);
+            Ok(result?)
+        }
+    });
+    Ok(())
+}
+
+fn parse(url: &str) -> Result<BackupUrl, Error> {
+    url.parse().map_err(|error| Error::Invalid(format!("spec.fromBackup: {error}")))
+}
+
+/// The target of this namespace that leads to `wanted`. Only known targets are read from: their credentials are the ones there are.
+async fn target_of(context: &Context, wanted: &Target) -> Result<BackupTarget, Error> {
+    let targets =
+        context.api::<BackupTarget>().list(&ListParams::default()).await.context(|| "list backup targets".to_owned())?;
+    let mut known = Vec::new();
+    for target in targets {
+        match Stores::parse_url(&target) {
+            Ok(url) if url == *wanted => return Ok(target),
+            Ok(url) => known.push(format!("{} ({url})", target.name_any())),
+            Err(_) => known.push(format!("{} (no usable URL)", target.name_any())),
+        }
+    }
+    let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
+    Err(Error::TargetUnavailable {
+        target: wanted.to_string(),
+        reason: format!(
+            "spec.fromBackup leads to {wanted}, which no BackupTarget of namespace {} does: {known}",
+            context.namespace
+        ),
+    })
+}
+
+fn measure<E>(context: &Context, result: &Result<RestoreReceipt, E>) {
+    let outcome = if result.is_ok() { "completed" } else { "error" };
+    let labels = TransferLabels { operation: "restore".to_owned(), outcome: outcome.to_owned() };
+    context.metrics.transfers.get_or_create(&labels).inc();
+}

@@ -1,0 +1,88 @@
+//! What goes with a namespace or with the kinds themselves takes nothing out of the store, and a fresh install finds it all again.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::manager_rig::World;
+use crate::support::cluster::Cluster;
+use crate::support::eventually;
+use crate::support::proxy::Verb;
+
+/// The API server takes its time to empty a namespace.
+const TEARDOWN: Duration = Duration::from_secs(120);
+
+/// Requests that remove anything but the probe's own object.
+fn removals(world: &World) -> Vec<String> {
+    let probe = "/backupstore/drover/";
+    let of_data = |seen: &crate::support::proxy::Seen| seen.verb() == Verb::Delete && !seen.target.contains(probe);
+    world.proxy.seen().into_iter().filter(of_data).map(|seen| format!("{} {}", seen.method, seen.target)).collect()
+}
+
+fn data(world: &World) -> Vec<String> {
+    world.minio.keys().into_iter().filter(|key| key.contains("/volumes/") && !key.ends_with(".lck")).collect()
+}
+
+async fn two_backups(world: &World) {
+    world.put_backup("vol-1", "backup-a", b"ab").await;
+    world.put_backup("vol-1", "backup-b", b"ac").await;
+    world.ready().await;
+    world.names("backups", 2).await;
+    world.names("backupvolumes", 1).await;
+    world.proxy.forget();
+}
+
+#[tokio::test]
+async fn deleting_the_kinds_sends_no_delete_and_applying_them_again_brings_every_backup_back() {
+    let world = World::with(Cluster::start_with_controllers().await, &[]);
+    two_backups(&world).await;
+    let before = data(&world);
+    let kinds = world.cluster.crds();
+    world.cluster.kubectl(&["delete", "-f", &kinds, "--wait=false"]);
+    eventually(TEARDOWN, "the kinds are gone", async || {
+        let left = world.cluster.kubectl(&["get", "customresourcedefinitions", "-o", "name"]);
+        if left.contains("longhorn.io") { Err(left) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(removals(&world), [""; 0]);
+    assert_eq!(data(&world), before);
+
+    world.cluster.kubectl(&["apply", "--server-side", "-f", &kinds]);
+    world.cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &kinds]);
+    eventually(TEARDOWN, "the target is made again", async || {
+        let target = world.cluster.try_kubectl(&["get", "backuptarget", "default", "-o", "name"]);
+        target.map(drop)
+    })
+    .await;
+    world.ready().await;
+    world.names("backups", 2).await;
+    world.state("backup-a", "Completed").await;
+    assert_eq!(removals(&world), [""; 0]);
+}
+
+/// B-2: the store outlives the namespace, and an install into a new one restores from it.
+#[tokio::test]
+async fn deleting_the_namespace_sends_no_delete_and_a_fresh_install_finds_every_backup() {
+    let mut world = World::with(Cluster::start_with_controllers().await, &[]);
+    two_backups(&world).await;
+    let before = data(&world);
+    let namespace = world.cluster.namespace().to_owned();
+    world.cluster.kubectl(&["delete", "namespace", &namespace, "--wait=false"]);
+    eventually(TEARDOWN, "the namespace is gone", async || {
+        let left = world.cluster.kubectl(&["get", "namespaces", "-o", "name"]);
+        if left.contains(&namespace) { Err(left) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(removals(&world), [""; 0]);
+    assert_eq!(data(&world), before);
+
+    // Its pods would be gone with it.
+    world.manager.process.kill();
+    world.cluster.kubectl(&["create", "namespace", &namespace]);
+    world.manager.restart();
+    world.ready().await;
+    world.names("backups", 2).await;
+    let backup = world.state("backup-b", "Completed").await;
+    assert_eq!(backup["status"]["volumeSize"], json!("4194304"));
+    assert_eq!(removals(&world), [""; 0]);
+}
