@@ -11,21 +11,24 @@ mod snapshot;
 mod transfers;
 mod volume;
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::{Controller, watcher};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
 use self::blocking::Volumes;
 use self::transfers::{Slots, Transfers};
 use crate::backupstore::restore::RestoreReceipt;
-use crate::controllers::{Context, Error, drive};
+use crate::controllers::caches::Cache;
+use crate::controllers::{Context, drive};
 use crate::crd::names::LABEL_NODE;
 use crate::crd::{Backup, BackupTarget, Snapshot, Volume};
 use crate::engine::Engine;
@@ -57,51 +60,57 @@ struct Agent {
 
 /// This node's objects as the watches know them.
 struct Caches {
-    volumes: Store<Volume>,
-    snapshots: Store<Snapshot>,
-    backups: Store<Backup>,
+    volumes: Cache<Volume>,
+    snapshots: Cache<Snapshot>,
+    backups: Cache<Backup>,
 }
 
 impl Caches {
-    /// Waits until every watch has told what there is: what is missing before that only is not known yet.
-    async fn ready(&self) -> Result<(), Error> {
-        let all = async {
-            tokio::try_join!(self.volumes.wait_until_ready(), self.snapshots.wait_until_ready(), self.backups.wait_until_ready())
+    /// Starts the watches and returns once every copy is complete, so that what is missing from one is missing; `None` when
+    /// `shutdown` came first.
+    async fn start(context: &Context, node: &str, shutdown: &CancellationToken) -> Option<Self> {
+        let own = || watcher::Config::default().labels(&format!("{LABEL_NODE}={node}"));
+        let caches = Self {
+            volumes: Cache::start(context.api(), own(), shutdown),
+            snapshots: Cache::start(context.api(), own(), shutdown),
+            backups: Cache::start(context.api(), own(), shutdown),
         };
-        all.await.map(drop).map_err(|_| Error::NotYet("the agent is stopping".to_owned()))
+        let complete = async {
+            caches.volumes.complete().await;
+            caches.snapshots.complete().await;
+            caches.backups.complete().await;
+        };
+        tokio::select! {
+            () = complete => Some(caches),
+            () = shutdown.cancelled() => None,
+        }
     }
 }
 
 /// Runs the agent until `shutdown`, then ends its transfers; their objects keep their sign of life, so that the next agent goes on.
 pub async fn run(context: Context, engine: Arc<dyn Engine>, config: Config, shutdown: CancellationToken) {
     let context = Arc::new(context);
+    let Some(caches) = Caches::start(&context, &config.node, &shutdown).await else { return };
     let engine = Volumes::new(engine);
     let slots = Arc::new(Slots::default());
     let (backups, backups_ended) = Transfers::new(slots.clone(), Some(config.patience));
     let (restores, restores_ended) = Transfers::new(slots, None);
-    let labelled = watcher::Config::default().labels(&format!("{LABEL_NODE}={}", config.node));
-
-    let volume_controller = Controller::new(context.api::<Volume>(), labelled.clone());
-    let snapshot_controller = Controller::new(context.api::<Snapshot>(), labelled.clone());
-    let backup_controller = Controller::new(context.api::<Backup>(), labelled.clone());
-    let caches =
-        Caches { volumes: volume_controller.store(), snapshots: snapshot_controller.store(), backups: backup_controller.store() };
 
     let namespace = context.namespace.clone();
-    let volume_controller = volume_controller
-        .watches(context.api::<Backup>(), labelled.clone(), volume_of_backup)
-        .watches(context.api::<Snapshot>(), labelled.clone(), |snapshot: Snapshot| {
-            named(&snapshot, Some(snapshot.spec.volume.clone()))
-        })
+    // A pass writes what it sees (space taken, bytes restored) into the status: that alone is no reason for the next pass.
+    let wishes =
+        predicates::generation.combine(predicates::labels).combine(predicates::annotations).combine(predicates::finalizers);
+    let wishes = caches.volumes.trigger().predicate_filter(wishes, PredicateConfig::default());
+    let volume_controller = Controller::for_stream(wishes, caches.volumes.reader())
+        .reconcile_on(caches.backups.touched().flat_map(|backup| stream::iter(volume_of_backup(&backup))))
+        .reconcile_on(caches.snapshots.touched().flat_map(|s| stream::iter(named(s.as_ref(), Some(s.spec.volume.clone())))))
         .reconcile_on(poked(restores_ended, &namespace));
-    let snapshot_controller = snapshot_controller
-        .watches(context.api::<Backup>(), labelled.clone(), |backup: Backup| {
-            named(&backup, Some(backup.spec.snapshot_name.clone()))
-        })
-        .watches(context.api::<Volume>(), labelled.clone(), snapshots_of(caches.snapshots.clone()));
-    let backup_controller = backup_controller
-        .watches(context.api::<Snapshot>(), labelled.clone(), backups_of_snapshot(caches.backups.clone()))
-        .watches(context.api::<Volume>(), labelled.clone(), backups_of_volume(caches.backups.clone(), caches.snapshots.clone()))
+    let snapshot_controller = Controller::for_stream(caches.snapshots.trigger(), caches.snapshots.reader())
+        .reconcile_on(caches.backups.touched().flat_map(|b| stream::iter(named(b.as_ref(), Some(b.spec.snapshot_name.clone())))))
+        .reconcile_on(each(caches.volumes.touched(), snapshots_of(caches.snapshots.clone())));
+    let backup_controller = Controller::for_stream(caches.backups.trigger(), caches.backups.reader())
+        .reconcile_on(each(caches.snapshots.touched(), backups_of_snapshot(caches.backups.clone())))
+        .reconcile_on(each(caches.volumes.touched(), backups_of_volume(caches.backups.clone(), caches.snapshots.clone())))
         .watches(context.api::<BackupTarget>(), watcher::Config::default(), waiting_backups(caches.backups.clone()))
         .reconcile_on(poked(backups_ended, &namespace));
 
@@ -127,6 +136,18 @@ pub async fn run(context: Context, engine: Arc<dyn Engine>, config: Config, shut
     );
 }
 
+/// The objects that each change is about.
+fn each<O, K>(
+    changes: impl Stream<Item = Arc<O>> + Send + 'static,
+    about: impl Fn(&O) -> Vec<ObjectRef<K>> + Send + 'static,
+) -> impl Stream<Item = ObjectRef<K>> + Send + 'static
+where
+    O: Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + 'static,
+{
+    changes.flat_map(move |object| stream::iter(about(&object)))
+}
+
 /// The objects whose transfers ended.
 fn poked<K>(ended: UnboundedReceiver<String>, namespace: &str) -> impl Stream<Item = ObjectRef<K>> + Send + 'static + use<K>
 where
@@ -149,13 +170,13 @@ where
     Some(ObjectRef::new(&name).within(&object.namespace().unwrap_or_default()))
 }
 
-fn volume_of_backup(backup: Backup) -> Option<ObjectRef<Volume>> {
+fn volume_of_backup(backup: &Backup) -> Option<ObjectRef<Volume>> {
     let volume = backup.status.as_ref().filter(|status| status.state.is_terminal()).map(|status| status.volume_name.clone());
-    named(&backup, volume)
+    named(backup, volume)
 }
 
 /// A volume's snapshots that wait for something.
-fn snapshots_of(snapshots: Store<Snapshot>) -> impl Fn(Volume) -> Vec<ObjectRef<Snapshot>> + Send + 'static {
+fn snapshots_of(snapshots: Cache<Snapshot>) -> impl Fn(&Volume) -> Vec<ObjectRef<Snapshot>> + Send + 'static {
     move |volume| {
         let name = volume.name_any();
         let waits = |snapshot: &Snapshot| {
@@ -167,7 +188,7 @@ fn snapshots_of(snapshots: Store<Snapshot>) -> impl Fn(Volume) -> Vec<ObjectRef<
 }
 
 /// Backups that have not ended, of a snapshot.
-fn backups_of_snapshot(backups: Store<Backup>) -> impl Fn(Snapshot) -> Vec<ObjectRef<Backup>> + Send + 'static {
+fn backups_of_snapshot(backups: Cache<Backup>) -> impl Fn(&Snapshot) -> Vec<ObjectRef<Backup>> + Send + 'static {
     move |snapshot| {
         let name = snapshot.name_any();
         matching(&backups, |backup| backup.spec.snapshot_name == name && !is_over(backup))
@@ -176,21 +197,21 @@ fn backups_of_snapshot(backups: Store<Backup>) -> impl Fn(Snapshot) -> Vec<Objec
 
 /// Backups that have not ended, of a volume that is being deleted.
 fn backups_of_volume(
-    backups: Store<Backup>,
-    snapshots: Store<Snapshot>,
-) -> impl Fn(Volume) -> Vec<ObjectRef<Backup>> + Send + 'static {
+    backups: Cache<Backup>,
+    snapshots: Cache<Snapshot>,
+) -> impl Fn(&Volume) -> Vec<ObjectRef<Backup>> + Send + 'static {
     move |volume| {
         if volume.metadata.deletion_timestamp.is_none() {
             return Vec::new();
         }
         let name = volume.name_any();
-        let own: Vec<String> = snapshots.state().iter().filter(|s| s.spec.volume == name).map(|s| s.name_any()).collect();
+        let own: Vec<String> = snapshots.all().iter().filter(|s| s.spec.volume == name).map(|s| s.name_any()).collect();
         matching(&backups, |backup| own.contains(&backup.spec.snapshot_name) && !is_over(backup))
     }
 }
 
 /// Backups that have not ended: a target changed, and they may wait for it.
-fn waiting_backups(backups: Store<Backup>) -> impl Fn(BackupTarget) -> Vec<ObjectRef<Backup>> + Send + 'static {
+fn waiting_backups(backups: Cache<Backup>) -> impl Fn(BackupTarget) -> Vec<ObjectRef<Backup>> + Send + 'static {
     move |_| matching(&backups, |backup| !is_over(backup))
 }
 
@@ -198,9 +219,9 @@ fn is_over(backup: &Backup) -> bool {
     backup.status.as_ref().is_some_and(|status| status.state.is_terminal())
 }
 
-fn matching<K>(store: &Store<K>, keep: impl Fn(&K) -> bool) -> Vec<ObjectRef<K>>
+fn matching<K>(cache: &Cache<K>, keep: impl Fn(&K) -> bool) -> Vec<ObjectRef<K>>
 where
-    K: Resource<DynamicType = ()> + Clone + 'static,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    store.state().iter().filter(|object| keep(object)).map(|object| ObjectRef::from_obj(object.as_ref())).collect()
+    cache.all().iter().filter(|object| keep(object)).map(|object| ObjectRef::from_obj(object.as_ref())).collect()
 }

@@ -1,4 +1,4 @@
-//! One watch and one copy of each kind that placement, admission and schedules read, shared by their controllers.
+//! One watch and one copy of each kind that several controllers of a role read, shared by them.
 //!
 //! A copy can be behind the API server by moments. Whoever decides by it writes with a precondition or under a name that makes a second
 //! write a no-op.
@@ -42,12 +42,12 @@ impl Caches {
     /// Starts the watches, which end at `shutdown`, and returns once every copy is complete; `None` when `shutdown` came first.
     pub async fn start(context: &Context, shutdown: &CancellationToken) -> Option<Self> {
         let caches = Self {
-            volumes: Cache::start(context.api(), shutdown),
-            snapshots: Cache::start(context.api(), shutdown),
-            backups: Cache::start(context.api(), shutdown),
-            nodes: Cache::start(context.api(), shutdown),
-            settings: Cache::start(context.api(), shutdown),
-            jobs: Cache::start(context.api(), shutdown),
+            volumes: Cache::start(context.api(), watcher::Config::default(), shutdown),
+            snapshots: Cache::start(context.api(), watcher::Config::default(), shutdown),
+            backups: Cache::start(context.api(), watcher::Config::default(), shutdown),
+            nodes: Cache::start(context.api(), watcher::Config::default(), shutdown),
+            settings: Cache::start(context.api(), watcher::Config::default(), shutdown),
+            jobs: Cache::start(context.api(), watcher::Config::default(), shutdown),
         };
         let complete = async {
             caches.volumes.complete().await;
@@ -80,13 +80,11 @@ impl<K> Cache<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    fn start(api: Api<K>, shutdown: &CancellationToken) -> Self {
+    /// Starts the watch of the objects that `config` selects; it ends at `shutdown`.
+    pub fn start(api: Api<K>, config: watcher::Config, shutdown: &CancellationToken) -> Self {
         let (reader, writer) = store::<K>();
         let (touched, _) = broadcast::channel(BACKLOG);
-        let events = watcher(api, watcher::Config::default())
-            .default_backoff()
-            .modify(|object| object.managed_fields_mut().clear())
-            .reflect(writer);
+        let events = watcher(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear()).reflect(writer);
         let tell = touched.clone();
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
@@ -112,7 +110,9 @@ where
         Self { store: reader, touched }
     }
 
-    async fn complete(&self) {
+    /// Returns once the copy has every object. For one caller at a time: the store wakes the last one only, and a `Controller` over a
+    /// store that is not complete is a caller too.
+    pub async fn complete(&self) {
         // The only error is that the watch's task is gone: then shutdown is under way.
         if self.store.wait_until_ready().await.is_err() {
             std::future::pending::<()>().await;

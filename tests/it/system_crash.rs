@@ -23,7 +23,7 @@ use crate::support::random::Random;
 use crate::system_rig::System;
 
 const SIZE: u64 = 64 * MI;
-const VOLUMES: [&str; 2] = ["a", "b"];
+const VOLUMES: [&str; 2] = ["va", "vb"];
 const JOB: &str = "crash";
 const RETAIN: usize = 3;
 /// The locks of these tests live three seconds.
@@ -179,8 +179,7 @@ impl Rounds {
             for (backup, sum) in kept {
                 let image = Image::blank(usize::try_from(SIZE).unwrap());
                 let request = RestoreRequest { volume: volume.parse().unwrap(), backup: backup.parse().unwrap() };
-                let restore =
-                    store.restore(request, image.clone(), Arc::new(Progress::default()), CancellationToken::new());
+                let restore = store.restore(request, image.clone(), Arc::new(Progress::default()), CancellationToken::new());
                 runtime.block_on(restore).unwrap_or_else(|error| panic!("{backup}: {error}"));
                 assert_eq!(&hex::encode(Sha256::digest(image.data())), sum, "{backup}");
             }

@@ -82,7 +82,10 @@ impl Role {
 
 fn spawn(name: &str, args: &[String], log: &Path) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_drover"));
-    command.args(args).env("RUST_LOG", "info,drover=debug").env_remove("POD_NAMESPACE");
+    command
+        .args(args)
+        .env("RUST_LOG", std::env::var("DROVER_TEST_LOG").as_deref().unwrap_or("info,drover=debug"))
+        .env_remove("POD_NAMESPACE");
     Process::spawn(name, &mut command, log)
 }
 

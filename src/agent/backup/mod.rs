@@ -10,7 +10,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
 
 use self::plan::{Facts, Step};
 pub use self::transfer::Outcome;
@@ -26,7 +25,6 @@ const REPORT: Duration = Duration::from_secs(2);
 
 /// Brings one Backup further.
 pub async fn reconcile(agent: Arc<Agent>, backup: Arc<Backup>) -> Result<Action, Error> {
-    agent.caches.ready().await?;
     let backup = backup.as_ref();
     let uid = backup.metadata.uid.as_deref().unwrap_or_default();
     let view = agent.backups.view(uid);
@@ -73,12 +71,12 @@ async fn find(agent: &Agent, backup: &Backup) -> Result<(Option<Arc<Snapshot>>, 
         return Ok((None, None));
     }
     let namespace = &agent.context.namespace;
-    let snapshot = match agent.caches.snapshots.get(&ObjectRef::new(name).within(namespace)) {
+    let snapshot = match agent.caches.snapshots.get(namespace, name) {
         Some(snapshot) => Some(snapshot),
         None => agent.context.api::<Snapshot>().get_opt(name).await.context(|| format!("read snapshot {name}"))?.map(Arc::new),
     };
     let Some(volume) = snapshot.as_ref().map(|snapshot| snapshot.spec.volume.clone()) else { return Ok((None, None)) };
-    let volume = match agent.caches.volumes.get(&ObjectRef::new(&volume).within(namespace)) {
+    let volume = match agent.caches.volumes.get(namespace, &volume) {
         Some(volume) => Some(volume),
         None => agent.context.api::<Volume>().get_opt(&volume).await.context(|| format!("read volume {volume}"))?.map(Arc::new),
     };

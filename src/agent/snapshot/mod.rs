@@ -7,7 +7,6 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use kube::api::ListParams;
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
 
 use self::plan::{Facts, Step};
 use super::{Agent, is_over};
@@ -25,7 +24,6 @@ const MOST_SNAPSHOTS: usize = 250;
 
 /// Brings the snapshot in the pool to what its object asks for.
 pub async fn reconcile(agent: Arc<Agent>, snapshot: Arc<Snapshot>) -> Result<Action, Error> {
-    agent.caches.ready().await?;
     let deleting = snapshot.metadata.deletion_timestamp.is_some();
     if !deleting && snapshot.status.as_ref().is_some_and(|status| status.ready_to_use) {
         measure(&agent, &snapshot);
@@ -40,7 +38,7 @@ pub async fn reconcile(agent: Arc<Agent>, snapshot: Arc<Snapshot>) -> Result<Act
         }
         Err(error) => return fail(&agent, &snapshot, error).await,
     };
-    let volume = agent.caches.volumes.get(&ObjectRef::new(&snapshot.spec.volume).within(&agent.context.namespace));
+    let volume = agent.caches.volumes.get(&agent.context.namespace, &snapshot.spec.volume);
     let facts = observe(&agent, &snapshot, volume.as_deref(), &names).await?;
     match plan::plan(&snapshot.spec.volume, &facts) {
         Step::Leave => Ok(Action::await_change()),

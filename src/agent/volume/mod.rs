@@ -28,7 +28,6 @@ const REPORT: Duration = Duration::from_secs(2);
 
 /// Brings the volume on this node to what its object asks for.
 pub async fn reconcile(agent: Arc<Agent>, volume: Arc<Volume>) -> Result<Action, Error> {
-    agent.caches.ready().await?;
     let mut volume = volume.as_ref().clone();
     for _ in 0..MOST_STEPS {
         let seen = match observe::observe(&agent, &volume).await {

@@ -131,13 +131,8 @@ fn gather(
     restore: Option<RestoreView>,
 ) -> Observed {
     let name = volume.name_any();
-    let snapshots = agent
-        .caches
-        .snapshots
-        .state()
-        .iter()
-        .filter(|s| s.spec.volume == name && s.metadata.deletion_timestamp.is_none())
-        .count();
+    let snapshots =
+        agent.caches.snapshots.all().iter().filter(|s| s.spec.volume == name && s.metadata.deletion_timestamp.is_none()).count();
     Observed {
         facts,
         node: agent.node.clone(),
@@ -153,7 +148,7 @@ fn gather(
 }
 
 fn last_backup(agent: &Agent, volume: &str) -> Option<LastBackup> {
-    let backups = agent.caches.backups.state();
+    let backups = agent.caches.backups.all();
     let completed = backups.iter().filter_map(|backup| {
         let status = backup.status.as_ref()?;
         let good = status.state == BackupState::Completed

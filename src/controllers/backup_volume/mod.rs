@@ -5,7 +5,7 @@ mod remove;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::controller::{Action, Controller};
@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::backup_target::{self, unusable};
-use super::error::{is_already_exists, is_not_found};
+use super::error::{is_already_exists, is_conflict, is_not_found};
 use super::meta::{self, Change};
 use super::{ApiContext, Context, Error, drive, status};
 use crate::backupstore::Store;
@@ -168,13 +168,35 @@ pub async fn ensure(context: &Context, target: &str, volume: &str) -> Result<(),
 }
 
 /// Asks for the volume's config to be read again. No object is no error.
+///
+/// Times are whole seconds: each request carries a later one than the last, or the second of two in one second would be no change and
+/// so wake nobody.
 pub async fn request_sync(context: &Context, target: &str, volume: &str) -> Result<(), Error> {
     let name = backup_volume_name(volume, target);
-    let body = json!({ "spec": { "syncRequestedAt": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string() } });
-    match context.api::<BackupVolume>().patch(&name, &PatchParams::default(), &Patch::Merge(body)).await {
-        Err(error) if !is_not_found(&error) => Err(error).context(|| format!("ask for a sync of backup volume {name}")),
-        _ => Ok(()),
+    let api = context.api::<BackupVolume>();
+    loop {
+        let object = api.get_opt(&name).await.context(|| format!("read backup volume {name}"))?;
+        let Some(object) = object else { return Ok(()) };
+        let at = next_request(object.spec.sync_requested_at.get(), Timestamp::now());
+        let body = json!({
+            "metadata": { "resourceVersion": object.resource_version() },
+            "spec": { "syncRequestedAt": Time::from(at) },
+        });
+        match api.patch(&name, &PatchParams::default(), &Patch::Merge(body)).await {
+            // Somebody else wrote it meanwhile.
+            Err(error) if is_conflict(&error) => {}
+            Err(error) if !is_not_found(&error) => {
+                return Err(error).context(|| format!("ask for a sync of backup volume {name}"));
+            }
+            _ => return Ok(()),
+        }
     }
+}
+
+/// The time a request carries: now, in whole seconds, and later than the request before.
+fn next_request(last: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    last.and_then(|last| last.checked_add(SignedDuration::from_secs(1)).ok()).map_or(now, |later| later.max(now))
 }
 
 /// Says which backups' configs cannot be read and why, under the backups' names, and no longer says it of others.
@@ -201,4 +223,19 @@ pub async fn show_unreadable(
     next.messages = words;
     next.messages.extend(own.map(|own| (MESSAGE_ERROR.to_owned(), own)));
     status::write(&api, &object, next).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_for_a_sync_is_a_change() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let now = at("2026-11-25T02:03:24.7Z");
+        assert_eq!(next_request(None, now), at("2026-11-25T02:03:24Z"));
+        assert_eq!(next_request(Some(at("2026-11-25T02:03:20Z")), now), at("2026-11-25T02:03:24Z"));
+        assert_eq!(next_request(Some(at("2026-11-25T02:03:24Z")), now), at("2026-11-25T02:03:25Z"));
+        assert_eq!(next_request(Some(at("2026-11-25T02:03:25Z")), now), at("2026-11-25T02:03:26Z"));
+    }
 }
