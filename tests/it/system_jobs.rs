@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::agent_rig::MI;
+use crate::agent_rig::{MI, SOON, TRANSFER, sum, write_random};
 use crate::support::eventually_blocking;
 use crate::support::pool::Mounted;
 use crate::support::postgres::Postgres;
@@ -40,7 +41,7 @@ fn a_postgresql_under_load_comes_back_whole_from_a_scheduled_backup() {
     let at = folder(&system, "volume");
     let mounted = Mounted::new(&device, &at);
     let server = Postgres::create(&mounted, 2, &folder(&system, "postgres.log"));
-    let _load = server.load(Duration::from_secs(600));
+    let load = server.load(Duration::from_secs(600));
     system.job("minutely", "*/1 * * * *", 1);
 
     let backup = eventually_blocking(Duration::from_secs(300), "the second backup replaced the first", || {
@@ -64,4 +65,47 @@ fn a_postgresql_under_load_comes_back_whole_from_a_scheduled_backup() {
     let all: u64 = server.query("select count(*) from pgbench_history").parse().unwrap();
     assert!(0 < kept && kept < all, "{kept} of {all} transactions");
     copy.stop();
+    drop(load);
+    server.stop();
+}
+
+/// B-27: left out and told by default; with the setting the node's file is read, and nothing is attached.
+#[test]
+fn a_detached_volume_is_left_out_visibly_or_backed_up_without_attaching_it() {
+    let system = System::start(1024 * MI);
+    let size = 32 * MI;
+    let device = system.attached_volume("resting", size, Some("nightly"), "");
+    write_random(&device, 4 * MI, 8 * MI);
+    let wanted = sum(&device);
+    system.rig.attach("resting", false);
+    system.rig.wait("Volume", "resting", "state", "detached", SOON);
+    let now = Timestamp::now().as_second();
+    let first = Timestamp::from_second(now - now % 60 - 3600).unwrap();
+    system.job("nightly", "0 0 1 1 *", 2);
+
+    system.make_due("nightly", first);
+    let status = system.run_over("nightly", first, SOON);
+    assert_eq!(status["lastRun"]["outcome"], "Skipped", "{status}");
+    let notes = eventually_blocking(SOON, "the skip is told", || system.rig.events("nightly", "RunSkipped").pop().ok_or("none"));
+    assert!(notes.contains("resting") && notes.contains("allow-recurring-job-while-volume-detached"), "{notes}");
+    assert!(system.names("snapshots").is_empty() && system.names("backups").is_empty());
+
+    system.rig.kubectl(&[
+        "patch",
+        "settings.longhorn.io",
+        "allow-recurring-job-while-volume-detached",
+        "--type=merge",
+        "--patch",
+        r#"{"value":"true"}"#,
+    ]);
+    let second = first + SignedDuration::from_mins(1);
+    system.make_due("nightly", second);
+    let status = system.run_over("nightly", second, TRANSFER);
+    assert_eq!(status["lastRun"]["outcome"], "Succeeded", "{status}");
+    let volume = system.rig.get("Volume", "resting");
+    assert_eq!(volume["status"]["state"], "detached", "{volume}");
+    assert!(system.rig.events("resting", "Attached").len() <= 1, "the device came back for the backup");
+    let backup = completed(&system).remove(0);
+    let restored = system.attached_volume("restored", size, None, backup["status"]["url"].as_str().unwrap());
+    assert_eq!(sum(&restored), wanted);
 }
