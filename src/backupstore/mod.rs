@@ -25,6 +25,7 @@ pub mod restore;
 pub mod target_url;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 mod workers;
 
 use std::fmt;

@@ -20,6 +20,8 @@ pub enum Phase {
     Uploading,
     /// Downloading and writing blocks.
     Restoring,
+    /// Downloading blocks and comparing them with their checksums.
+    Verifying,
     /// Making the result final.
     Committing,
     /// Ended well.
@@ -27,8 +29,16 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 7] =
-        [Self::Waiting, Self::Locking, Self::Scanning, Self::Uploading, Self::Restoring, Self::Committing, Self::Done];
+    const ALL: [Self; 8] = [
+        Self::Waiting,
+        Self::Locking,
+        Self::Scanning,
+        Self::Uploading,
+        Self::Restoring,
+        Self::Verifying,
+        Self::Committing,
+        Self::Done,
+    ];
 
     /// PascalCase, for statuses.
     pub fn as_str(self) -> &'static str {
@@ -38,6 +48,7 @@ impl Phase {
             Self::Scanning => "Scanning",
             Self::Uploading => "Uploading",
             Self::Restoring => "Restoring",
+            Self::Verifying => "Verifying",
             Self::Committing => "Committing",
             Self::Done => "Done",
         }

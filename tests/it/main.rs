@@ -25,6 +25,7 @@ mod manager_teardown;
 mod s3_minio;
 mod s3_strict;
 mod store_local;
+mod store_verify;
 mod support_selftest;
 mod system_crash;
 mod system_jobs;

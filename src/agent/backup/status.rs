@@ -63,7 +63,7 @@ fn phase(activity: &Activity, phase: Phase) -> BackupPhase {
         // Never none while there is a transfer: none tells the manager that this node is done with it.
         (Activity::Locked(_) | Activity::Queued, _) | (_, Phase::Locking | Phase::Waiting) => BackupPhase::Locking,
         (_, Phase::Scanning) => BackupPhase::Scanning,
-        (_, Phase::Uploading | Phase::Restoring) => BackupPhase::Uploading,
+        (_, Phase::Uploading | Phase::Restoring | Phase::Verifying) => BackupPhase::Uploading,
         (_, Phase::Committing | Phase::Done) => BackupPhase::Committing,
     }
 }

@@ -2,7 +2,10 @@
 
 mod create;
 mod file;
+mod list;
+mod output;
 mod restore;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +30,12 @@ pub enum BackupCommand {
     Create(create::CreateArgs),
     /// Restore a backup into a new sparse file; an interrupted restore goes on where it was
     Restore(restore::RestoreArgs),
+    /// List the complete backups of a store
+    Ls(list::ListArgs),
+    /// Show everything a store says about one backup
+    Inspect(list::InspectArgs),
+    /// Prove that backups can be restored, without restoring them; fails when one is damaged and says which bytes are lost
+    Verify(verify::VerifyArgs),
 }
 
 /// Credentials come from the environment or a file, never from an argument: arguments are seen by every process of the host.
@@ -95,5 +104,8 @@ pub async fn run(command: BackupCommand) -> super::Outcome {
     match command {
         BackupCommand::Create(args) => create::run(args).await,
         BackupCommand::Restore(args) => restore::run(args).await,
+        BackupCommand::Ls(args) => list::list(args).await,
+        BackupCommand::Inspect(args) => list::inspect(args).await,
+        BackupCommand::Verify(args) => verify::run(args).await,
     }
 }
