@@ -311,7 +311,8 @@ impl Job<'_> {
     /// Writes the final config under the fence, then `volume.cfg`.
     async fn commit(&self, volume: VolumeConfig, incremental: bool, uploaded: Uploaded) -> Result<Receipt> {
         self.progress.enter(Phase::Committing);
-        // An earlier attempt at this backup may have died with a change of its mark under way: it must not meet the final config.
+        // A mark of ours that was sent twice, or a change of it by an earlier attempt that died, must not meet the final config.
+        self.lock.settle().await;
         self.lock.outlive_the_dead().await;
         let created_at = Timestamp::now();
         let config = self.final_config(created_at, incremental, &uploaded);

@@ -1,5 +1,5 @@
 //! The whole of it, interleaved: two writers of two clusters and a deleter on one volume, each call of each a step that a random schedule
-//! orders, delays, fails or leaves without an answer; processes are suspended, killed and started again. Time is the schedule's.
+//! orders, delays, fails, sends twice or leaves without an answer; processes are suspended, killed and started again. Time is the schedule's.
 //!
 //! The real operations run, over the memory driver. After every change of the store, every complete backup must have all its blocks.
 
@@ -32,6 +32,8 @@ enum Step {
     Answer(u8, Verdict),
     /// Answers that the call failed; it takes effect later.
     Late(u8),
+    /// Carries out and answers a waiting call at its second attempt; the first takes effect later.
+    Again(u8),
     /// Moves the clock to the next alarm.
     Tick,
     /// Moves the clock by seconds, calls waiting.
@@ -49,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(|n| Step::Answer(n, Verdict::FailBefore)),
         1 => any::<u8>().prop_map(|n| Step::Answer(n, Verdict::FailAfter)),
         1 => any::<u8>().prop_map(Step::Late),
+        2 => any::<u8>().prop_map(Step::Again),
         6 => Just(Step::Tick),
         1 => (1u8..=200).prop_map(Step::Wait),
         1 => process.clone().prop_map(Step::Suspend),
@@ -180,12 +183,13 @@ impl World {
         ticket.map(|ticket| ticket.answer.send(verdict)).is_some()
     }
 
-    fn answer_late(&self, which: u8) -> bool {
+    /// Answers a call one of whose attempts takes effect when nobody waits for it any more.
+    fn answer_late(&self, which: u8, verdict: Verdict) -> bool {
         let Some(ticket) = self.take_ticket(which) else { return false };
         if let Some(write) = ticket.write {
             self.later(LATE, write);
         }
-        let _ = ticket.answer.send(Verdict::FailBefore);
+        let _ = ticket.answer.send(verdict);
         true
     }
 
@@ -324,7 +328,8 @@ fn interleave(time: &Time, world: &Arc<World>, steps: Vec<Step>) {
         }
         match steps.next() {
             Some(Step::Answer(which, verdict)) => world.answer(which, verdict) || world.tick() || world.resume_all(),
-            Some(Step::Late(which)) => world.answer_late(which) || world.tick() || world.resume_all(),
+            Some(Step::Late(which)) => world.answer_late(which, Verdict::FailBefore) || world.tick() || world.resume_all(),
+            Some(Step::Again(which)) => world.answer_late(which, Verdict::GoAgain) || world.tick() || world.resume_all(),
             Some(Step::Tick) => world.tick() || world.resume_all(),
             Some(Step::Wait(seconds)) => {
                 world.advance(Duration::from_secs(seconds.into()));
