@@ -26,7 +26,7 @@ use super::io::Source;
 use super::layout::VolumeLayout;
 use super::lock::{Lock, LockKind};
 use super::progress::{Phase, Progress};
-use super::{Store, encode};
+use super::{Store, encode, list};
 use crate::names::{BackupName, SnapshotName, VolumeName};
 
 /// Bytes of a block. Longhorn knows these two.
@@ -145,7 +145,8 @@ impl Store {
     ///
     /// Fails with [`Error::LockHeld`] at once when a deletion is under way; on every failure no backup is visible, unless a request that
     /// got no answer makes it so: the same call again then adopts it. Sends one PUT per new block and at most 16 requests
-    /// more, a refresh of the lock each minute not counted.
+    /// more, a refresh of the lock each minute not counted; and, where that is less than the blocks to be read, one LIST for each 1000
+    /// blocks that the volume already has (256 more from 16 000 on, all at once).
     pub async fn create(
         &self,
         request: CreateRequest,
@@ -278,12 +279,12 @@ impl Job<'_> {
         resumed: bool,
         plan: &Plan,
     ) -> Result<Option<HashSet<Checksum>>> {
-        let pages = 1 + volume.map_or(0, |volume| volume.block_count) / 1000;
-        let wanted = resumed || self.request.mode == Mode::Full || plan.read.len() as u64 >= pages;
+        let expected = volume.map_or(0, |volume| volume.block_count);
+        let wanted = resumed || self.request.mode == Mode::Full || plan.read.len() as u64 >= list::block_requests(expected);
         if !wanted {
             return Ok(None);
         }
-        let blocks = self.store.list_blocks(&self.layout).await?;
+        let blocks = self.store.list_blocks(&self.layout, expected, &|| self.progress.moved()).await?;
         // An object without bytes is no block, whatever its name.
         Ok(Some(blocks.into_iter().filter(|(_, meta)| meta.size > 0).map(|(checksum, _)| checksum).collect()))
     }

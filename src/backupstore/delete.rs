@@ -137,7 +137,7 @@ impl Deletion<'_> {
         if let Some(reason) = &surveyed.survey.skip {
             return skipped(reason);
         }
-        let stored = self.store.list_blocks(&self.layout).await?;
+        let stored = self.store.list_blocks(&self.layout, surveyed.survey.used.len() as u64, &|| ()).await?;
         let garbage = surveyed.survey.garbage(stored);
         if garbage.is_empty() {
             return Ok(Deleted::default());

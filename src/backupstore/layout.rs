@@ -76,6 +76,11 @@ impl VolumeLayout {
         key(format!("{}/blocks", self.folder))
     }
 
+    /// The 256 folders below [`VolumeLayout::blocks`] that together hold all blocks.
+    pub fn block_folders(&self) -> Vec<StorePath> {
+        (0..=u8::MAX).map(|first| key(format!("{}/blocks/{first:02x}", self.folder))).collect()
+    }
+
     /// One block.
     pub fn block(&self, checksum: &Checksum) -> StorePath {
         let hex = checksum.to_string();
@@ -161,6 +166,8 @@ mod tests {
             prop_assert_eq!(volume_of(&layout.folder()), Some(volume.parse().unwrap()));
             prop_assert_eq!(layout.backup_of(&layout.backup(&backup)), Some(backup));
             prop_assert_eq!(layout.block_of(&layout.block(&checksum)), Some(checksum));
+            let block = layout.block(&checksum).to_string();
+            prop_assert_eq!(layout.block_folders().iter().filter(|folder| block.starts_with(&format!("{folder}/"))).count(), 1);
         }
     }
 }
