@@ -32,6 +32,11 @@ pub fn probe(id: &str) -> StorePath {
     key(format!("{BASE}/drover/probe-{id}"))
 }
 
+/// Whether a probe wrote the object at `path`.
+pub fn is_probe(path: &StorePath) -> bool {
+    path.file_name().strip_prefix("probe-").is_some_and(|id| probe(id) == *path)
+}
+
 /// The volume that a folder three levels below [`volumes`] belongs to.
 pub fn volume_of(folder: &StorePath) -> Option<VolumeName> {
     let name = folder.file_name().parse::<VolumeName>().ok()?;

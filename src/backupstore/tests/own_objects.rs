@@ -80,3 +80,16 @@ impl Hook for Dying {
         std::future::ready(verdict).boxed()
     }
 }
+
+#[test]
+fn what_a_probe_that_died_left_goes_with_a_later_one_and_no_younger_one_is_touched() {
+    let rig = Rig::new();
+    let memory = rig.memory.clone();
+    let dying = rig.hooked(Dying(Box::new(move |write| write.apply(&memory))));
+    rig.time.run(dying.probe()).unwrap_err();
+    rig.time.run(rig.store().probe()).unwrap();
+    assert_eq!(objects(&rig.memory).len(), 1, "it may be under way still");
+    rig.time.clock.advance(Duration::from_secs(3601));
+    rig.time.run(rig.store().probe()).unwrap();
+    assert_eq!(objects(&rig.memory), []);
+}
