@@ -292,9 +292,11 @@ impl Lock {
     /// If a fenced request may yet take effect, holds the lock until it no longer can: neither a later write of ours nor anybody who
     /// waits for the lock may meet it.
     pub async fn settle(&self) {
-        if self.in_doubt.swap(false, SeqCst) {
+        if self.in_doubt.load(SeqCst) {
             let timings = self.file.context.timings;
             self.file.context.clock.sleep(timings.grace()).await;
+            // Not before: one who stops waiting leaves the doubt to whoever releases the lock.
+            self.in_doubt.store(false, SeqCst);
         }
     }
 

@@ -254,6 +254,23 @@ fn a_mark_that_was_sent_twice_does_not_meet_the_final_config() {
 }
 
 #[test]
+fn a_mark_that_was_sent_twice_does_not_outlive_the_lock_of_a_cancelled_backup() {
+    let rig = Rig::new();
+    let store = rig.hooked(first_attempt_late(&rig, |call| call.path.contains("/backups/")));
+    let (clock, cancel) = (rig.time.clock.clone(), CancellationToken::new());
+    let progress = Arc::new(Progress::default());
+    let transfer = store.create_blocks_of(BLOCK, request("b-1", &clock), disk(), progress, cancel.clone());
+    // While it waits for the mark.
+    let gate = async { clock.sleep(Duration::from_secs(5)).map(|()| cancel.cancel()).await };
+    let (result, ()) = rig.time.run(futures::future::join(transfer, gate));
+    assert_eq!(result.unwrap_err().category(), "Cancelled");
+    rig.back_up(&rig.store()).unwrap();
+    rig.time.run(rig.time.clock.sleep(Duration::from_secs(60)));
+    Inside::of(&rig.memory).assert_tidy();
+    assert_eq!(Inside::of(&rig.memory).complete().count(), 1);
+}
+
+#[test]
 fn a_delete_that_was_sent_twice_does_not_outlive_its_lock() {
     let rig = Rig::new();
     rig.back_up(&rig.store()).unwrap();
