@@ -412,6 +412,7 @@ fn contents() -> impl Strategy<Value = Vec<Content>> {
 }
 
 /// Half of all cases: two tests share them, and so two cores.
+#[expect(clippy::print_stdout, reason = "by its seed a failed run is repeated")]
 fn half(test: &str) -> ProptestConfig {
     let number = |name: &str| std::env::var(name).ok().map(|number| number.parse::<u64>().unwrap());
     let seed = number("DROVER_SEED").unwrap_or_else(|| std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
