@@ -26,7 +26,7 @@ use super::io::Source;
 use super::layout::VolumeLayout;
 use super::lock::{Lock, LockKind};
 use super::progress::{Phase, Progress};
-use super::{Store, encode};
+use super::{FEW_BLOCKS, Store, encode, list};
 use crate::names::{BackupName, SnapshotName, VolumeName};
 
 /// Bytes of a block. Longhorn knows these two.
@@ -145,7 +145,8 @@ impl Store {
     ///
     /// Fails with [`Error::LockHeld`] at once when a deletion is under way; on every failure no backup is visible, unless a request that
     /// got no answer makes it so: the same call again then adopts it. Sends one PUT per new block and at most 16 requests
-    /// more, a refresh of the lock each minute not counted.
+    /// more, a refresh of the lock each minute not counted; and, where that is less than the blocks to be read, one LIST for each 1000
+    /// blocks that the volume already has (256 more from 16 000 on, all at once).
     pub async fn create(
         &self,
         request: CreateRequest,
@@ -240,7 +241,7 @@ impl Job<'_> {
             Mode::Incremental => base::find(self, volume.as_ref(), &backups).await?,
             Mode::Full => Base::default(),
         };
-        let mut plan = plan(self.source.size(), self.block_size, &allocated, &base);
+        let (mut plan, base) = self.plan(allocated, base).await?;
         let stored = self.stored_blocks(volume.as_ref(), matches!(earlier, Earlier::Mark), &plan).await?;
         if let Some(stored) = &stored {
             plan.mend(|checksum| stored.contains(checksum));
@@ -254,6 +255,12 @@ impl Job<'_> {
         self.mark().await?;
         let uploaded = self.upload(plan, known).await?;
         self.commit(volume, base.is_some(), uploaded).await
+    }
+
+    async fn plan(&self, allocated: Vec<Range<u64>>, base: Base) -> Result<(Plan, Base)> {
+        let (size, block_size) = (self.source.size(), self.block_size);
+        let is_small = size / block_size <= FEW_BLOCKS as u64;
+        self.store.compute(is_small, move || (plan(size, block_size, &allocated, &base), base)).await
     }
 
     /// The config of this name that is in the store; an error if it is a backup of another snapshot.
@@ -278,12 +285,12 @@ impl Job<'_> {
         resumed: bool,
         plan: &Plan,
     ) -> Result<Option<HashSet<Checksum>>> {
-        let pages = 1 + volume.map_or(0, |volume| volume.block_count) / 1000;
-        let wanted = resumed || self.request.mode == Mode::Full || plan.read.len() as u64 >= pages;
+        let expected = volume.map_or(0, |volume| volume.block_count);
+        let wanted = resumed || self.request.mode == Mode::Full || plan.read.len() as u64 >= list::block_requests(expected);
         if !wanted {
             return Ok(None);
         }
-        let blocks = self.store.list_blocks(&self.layout).await?;
+        let blocks = self.store.list_blocks(&self.layout, expected, &|| self.progress.moved()).await?;
         // An object without bytes is no block, whatever its name.
         Ok(Some(blocks.into_iter().filter(|(_, meta)| meta.size > 0).map(|(checksum, _)| checksum).collect()))
     }
@@ -311,24 +318,28 @@ impl Job<'_> {
     /// Writes the final config under the fence, then `volume.cfg`.
     async fn commit(&self, volume: VolumeConfig, incremental: bool, uploaded: Uploaded) -> Result<Receipt> {
         self.progress.enter(Phase::Committing);
-        // An earlier attempt at this backup may have died with a change of its mark under way: it must not meet the final config.
+        // A mark of ours that was sent twice, or a change of it by an earlier attempt that died, must not meet the final config.
+        self.lock.settle().await;
         self.lock.outlive_the_dead().await;
         let created_at = Timestamp::now();
-        let config = self.final_config(created_at, incremental, &uploaded);
+        let new_blocks = uploaded.new_blocks;
+        let config = Arc::new(self.final_config(created_at, incremental, uploaded));
+        let to_encode = config.clone();
+        let data = self.store.compute(config.blocks.len() <= FEW_BLOCKS, move || encode(&*to_encode)).await??;
         self.check_mark().await?;
         let path = self.path();
-        let put = self.store.driver().put(&path, encode(&config)?);
+        let put = self.store.driver().put(&path, data);
         self.lock.fenced(|| format!("write the config of backup {}", self.request.backup), put).await?;
         let mut volume = self.volume_config(volume);
         volume.last_backup_name = config.name.clone();
         volume.last_backup_at = config.snapshot_created_at.clone();
-        volume.block_count += uploaded.new_blocks;
+        volume.block_count += new_blocks;
         self.save_volume(&volume).await?;
         self.progress.enter(Phase::Done);
         Ok(self.receipt(&config, false))
     }
 
-    fn final_config(&self, created_at: Timestamp, incremental: bool, uploaded: &Uploaded) -> BackupConfig {
+    fn final_config(&self, created_at: Timestamp, incremental: bool, uploaded: Uploaded) -> BackupConfig {
         let request = &self.request;
         let mut labels = request.labels.clone();
         labels.insert(config::SNAPSHOT_ID.to_owned(), request.snapshot.id.clone());
@@ -352,7 +363,7 @@ impl Job<'_> {
             newly_uploaded_data_size: uploaded.new_bytes,
             re_uploaded_data_size: uploaded.again_bytes,
             processing_blocks: if incremental { serde_json::Value::Null } else { serde_json::json!({}) },
-            blocks: uploaded.blocks.clone(),
+            blocks: uploaded.blocks,
             ..BackupConfig::default()
         }
     }

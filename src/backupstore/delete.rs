@@ -3,6 +3,8 @@
 //! Order of writes: lock; the backup's config, after which the backup is gone; marks of writers that died; blocks that no config
 //! names; `volume.cfg`. A crash leaves blocks that nobody needs, which the next delete of any backup of the volume finds.
 
+use std::sync::Arc;
+
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +16,7 @@ pub use super::gc::Skipped;
 use super::gc::Survey;
 use super::layout::VolumeLayout;
 use super::lock::{Lock, LockKind, LockName};
-use super::{Store, config, encode};
+use super::{FEW_BLOCKS, Store, config, encode};
 use crate::names::{BackupName, VolumeName};
 
 /// Objects removed by one request.
@@ -93,7 +95,7 @@ impl Deletion<'_> {
         while let Some((name, modified, config)) = configs.next().await {
             match config {
                 Ok(Some(config)) if !config.is_in_progress() => {
-                    survey.add(&config);
+                    survey = self.add(survey, config).await?;
                     names.push(name);
                 }
                 Ok(Some(mark)) if self.is_dead(&mark, modified).await? => {
@@ -113,7 +115,16 @@ impl Deletion<'_> {
             }
         }
         names.sort();
-        Ok(Surveyed { survey, names })
+        Ok(Surveyed { survey: Arc::new(survey), names })
+    }
+
+    async fn add(&self, mut survey: Survey, config: BackupConfig) -> Result<Survey> {
+        let is_small = config.blocks.len() <= FEW_BLOCKS;
+        let add = move || {
+            survey.add(&config);
+            survey
+        };
+        self.store.compute(is_small, add).await
     }
 
     /// Whether the writer of `mark` no longer holds its lock. We hold one that excludes it, so it can at most have died a short while ago.
@@ -137,8 +148,9 @@ impl Deletion<'_> {
         if let Some(reason) = &surveyed.survey.skip {
             return skipped(reason);
         }
-        let stored = self.store.list_blocks(&self.layout).await?;
-        let garbage = surveyed.survey.garbage(stored);
+        let stored = self.store.list_blocks(&self.layout, surveyed.survey.used.len() as u64, &|| ()).await?;
+        let survey = surveyed.survey.clone();
+        let garbage = self.store.compute(stored.len() <= FEW_BLOCKS, move || survey.garbage(stored)).await?;
         if garbage.is_empty() {
             return Ok(Deleted::default());
         }
@@ -227,6 +239,6 @@ impl Deletion<'_> {
 
 /// A survey with the names of the backups it found, sorted.
 struct Surveyed {
-    survey: Survey,
+    survey: Arc<Survey>,
     names: Vec<BackupName>,
 }

@@ -32,6 +32,11 @@ pub fn probe(id: &str) -> StorePath {
     key(format!("{BASE}/drover/probe-{id}"))
 }
 
+/// Whether a probe wrote the object at `path`.
+pub fn is_probe(path: &StorePath) -> bool {
+    path.file_name().strip_prefix("probe-").is_some_and(|id| probe(id) == *path)
+}
+
 /// The volume that a folder three levels below [`volumes`] belongs to.
 pub fn volume_of(folder: &StorePath) -> Option<VolumeName> {
     let name = folder.file_name().parse::<VolumeName>().ok()?;
@@ -74,6 +79,11 @@ impl VolumeLayout {
     /// The folder of blocks.
     pub fn blocks(&self) -> StorePath {
         key(format!("{}/blocks", self.folder))
+    }
+
+    /// The 256 folders below [`VolumeLayout::blocks`] that together hold all blocks.
+    pub fn block_folders(&self) -> Vec<StorePath> {
+        (0..=u8::MAX).map(|first| key(format!("{}/blocks/{first:02x}", self.folder))).collect()
     }
 
     /// One block.
@@ -161,6 +171,8 @@ mod tests {
             prop_assert_eq!(volume_of(&layout.folder()), Some(volume.parse().unwrap()));
             prop_assert_eq!(layout.backup_of(&layout.backup(&backup)), Some(backup));
             prop_assert_eq!(layout.block_of(&layout.block(&checksum)), Some(checksum));
+            let block = layout.block(&checksum).to_string();
+            prop_assert_eq!(layout.block_folders().iter().filter(|folder| block.starts_with(&format!("{folder}/"))).count(), 1);
         }
     }
 }

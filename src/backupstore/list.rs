@@ -13,6 +13,16 @@ use crate::names::{BackupName, VolumeName};
 
 /// Listings under way at once.
 const PARALLEL: usize = 16;
+/// Rows of a page, as S3 gives them.
+const PAGE: usize = 1000;
+/// From so many pages on, 256 listings at once take less time than one page after the other.
+const SPLIT_FROM_PAGES: u64 = 16;
+
+/// Requests that list about `blocks` blocks at most.
+pub(super) fn block_requests(blocks: u64) -> u64 {
+    let pages = blocks / PAGE as u64;
+    if pages < SPLIT_FROM_PAGES { pages + 1 } else { pages + 256 }
+}
 
 /// A complete backup as the store has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,16 +104,35 @@ impl Store {
         backups.try_collect().await.context(|| format!("list {folder}"))
     }
 
-    /// Every block in the store.
-    pub(super) async fn list_blocks(&self, layout: &VolumeLayout) -> Result<Vec<(Checksum, Meta)>> {
-        let folder = layout.blocks();
-        let rows = self.driver().list(Some(&folder), Depth::All);
-        let blocks = rows.try_filter_map(|row| async move {
-            Ok(match row {
+    /// Every block in the store, about `expected`: how many decides in how many parts they are asked for. Calls `moved` for each page.
+    pub(super) async fn list_blocks(
+        &self,
+        layout: &VolumeLayout,
+        expected: u64,
+        moved: &(dyn Fn() + Send + Sync),
+    ) -> Result<Vec<(Checksum, Meta)>> {
+        let is_split = expected / PAGE as u64 >= SPLIT_FROM_PAGES;
+        let folders = if is_split { layout.block_folders() } else { vec![layout.blocks()] };
+        let listings: Vec<_> = folders.into_iter().map(|folder| self.list_blocks_below(layout, folder, moved)).collect();
+        stream::iter(listings).buffer_unordered(PARALLEL).try_concat().await
+    }
+
+    async fn list_blocks_below(
+        &self,
+        layout: &VolumeLayout,
+        folder: StorePath,
+        moved: &(dyn Fn() + Send + Sync),
+    ) -> Result<Vec<(Checksum, Meta)>> {
+        let mut pages = self.driver().list(Some(&folder), Depth::All).try_chunks(PAGE);
+        let mut blocks = Vec::new();
+        while let Some(page) = pages.try_next().await.map_err(|error| error.1).context(|| format!("list {folder}"))? {
+            moved();
+            blocks.extend(page.into_iter().filter_map(|row| match row {
                 Listed::Object(path, meta) => layout.block_of(&path).map(|checksum| (checksum, meta)),
                 Listed::Folder(_) => None,
-            })
-        });
-        blocks.try_collect().await.context(|| format!("list {folder}"))
+            }));
+        }
+        moved();
+        Ok(blocks)
     }
 }

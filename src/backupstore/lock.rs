@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::contest::{Contender, strongest_rival};
 use super::clock::Clock;
+use super::driver::fence::Fence;
 use super::driver::{Depth, Driver, DriverError, Listed, StorePath};
 use super::error::{DriverContext, Error, Result};
 use super::json;
@@ -57,7 +58,7 @@ impl Timings {
     }
 
     /// After this, a request that got no answer no longer takes effect.
-    fn grace(&self) -> Duration {
+    pub(super) fn grace(&self) -> Duration {
         self.expiry / 10
     }
 }
@@ -163,7 +164,7 @@ pub(super) struct Lock {
     lost: CancellationToken,
     stop: CancellationToken,
     refresher: AbortOnDropHandle<()>,
-    /// A request that must not outlive the lock was sent and its outcome is not known.
+    /// A request that must not outlive the lock was sent and may yet take effect.
     in_doubt: AtomicBool,
     /// Another lock of this kind was alive when this one was taken.
     shared: bool,
@@ -175,6 +176,31 @@ struct Taken {
     written: (Timestamp, Duration),
     /// Another lock of this kind is alive.
     shared: bool,
+}
+
+/// A lock that was written.
+struct Written {
+    /// It was sent more than once: an earlier attempt may yet land.
+    again: bool,
+}
+
+/// What became of a request.
+struct Sent<T> {
+    /// `None`: the lock's life ended first.
+    answer: Option<Result<T, DriverError>>,
+    /// It was sent more than once.
+    again: bool,
+}
+
+impl<T> Sent<T> {
+    /// Whether it has taken effect or never will.
+    fn is_decided(&self) -> bool {
+        match &self.answer {
+            Some(Ok(_)) => !self.again,
+            Some(Err(error)) => !self.again && !matches!(error, DriverError::Unavailable { .. }),
+            None => false,
+        }
+    }
 }
 
 /// The lock's object.
@@ -254,25 +280,23 @@ impl Lock {
         if self.file.age() >= self.file.context.timings.fence {
             return Err(self.file.lost("it was not refreshed for too long"));
         }
-        self.in_doubt.store(true, SeqCst);
-        let result = self.file.before_deadline(request).await;
-        let answered = match &result {
-            Some(Ok(_)) => true,
-            Some(Err(error)) => !matches!(error, DriverError::Unavailable { .. }),
-            None => false,
-        };
-        if answered {
-            self.in_doubt.store(false, SeqCst);
+        // It stays in doubt also when this future is dropped, and an answer to this request decides nothing about an earlier one.
+        let before = self.in_doubt.swap(true, SeqCst);
+        let sent = self.file.before_deadline(request).await;
+        if sent.is_decided() {
+            self.in_doubt.store(before, SeqCst);
         }
-        result.ok_or_else(|| self.file.lost("it would have expired before the store answered"))?.context(|| context)
+        sent.answer.ok_or_else(|| self.file.lost("it would have expired before the store answered"))?.context(|| context)
     }
 
-    /// If the outcome of a fenced request is not known, holds the lock until the request can no longer take effect: neither a retry
-    /// of ours nor anybody who waits for the lock may meet it.
+    /// If a fenced request may yet take effect, holds the lock until it no longer can: neither a later write of ours nor anybody who
+    /// waits for the lock may meet it.
     pub async fn settle(&self) {
-        if self.in_doubt.swap(false, SeqCst) {
+        if self.in_doubt.load(SeqCst) {
             let timings = self.file.context.timings;
             self.file.context.clock.sleep(timings.grace()).await;
+            // Not before: one who stops waiting leaves the doubt to whoever releases the lock.
+            self.in_doubt.store(false, SeqCst);
         }
     }
 
@@ -302,12 +326,12 @@ impl Lock {
 impl File {
     /// Writes the lock, waits, and compares it with all others.
     async fn contend(&self, layout: &VolumeLayout, cancel: &CancellationToken) -> Result<Taken> {
-        self.write(false).await?;
-        let written = self.context.clock.now();
-        tokio::select! {
-            () = self.context.clock.sleep(self.context.timings.settle) => {}
-            () = cancel.cancelled() => return Err(Error::Cancelled),
+        if self.write(false).await?.again {
+            // An attempt that was given up could otherwise say "not acquired" again of a lock that is.
+            self.wait(self.context.timings.grace(), cancel).await?;
         }
+        let written = self.context.clock.now();
+        self.wait(self.context.timings.settle, cancel).await?;
         let locks = self.list(layout).await?;
         let own = locks.iter().find(|(path, _)| *path == self.path).map(|(_, modified)| *modified);
         let own = own.ok_or_else(|| self.lost("somebody removed it"))?;
@@ -324,6 +348,13 @@ impl File {
         }
         self.write(true).await?;
         Ok(Taken { written: (own, written), shared: rivals.iter().any(|rival| rival.kind == self.kind) })
+    }
+
+    async fn wait(&self, duration: Duration, cancel: &CancellationToken) -> Result<()> {
+        tokio::select! {
+            () = self.context.clock.sleep(duration) => Ok(()),
+            () = cancel.cancelled() => Err(Error::Cancelled),
+        }
     }
 
     /// Every lock of the volume with the server's time of its last write.
@@ -368,40 +399,47 @@ impl File {
     }
 
     /// Writes the lock while it has not expired.
-    async fn write(&self, acquired: bool) -> Result<()> {
+    async fn write(&self, acquired: bool) -> Result<Written> {
         let sent = self.context.clock.now();
         let body = Body { name: self.name.to_string(), kind: self.kind.number(), acquired };
         let body =
             json::to_vec(&body).map_err(|error| Error::Internal { context: "encode a lock", reason: error.to_string() })?;
         let put = self.context.driver.put(&self.path, Bytes::from(body));
-        let result = if acquired { self.before_deadline(put).await } else { Some(put.await) };
-        result
+        let Sent { answer, again } = match acquired {
+            true => self.before_deadline(put).await,
+            false => self.within(&Fence::new(|| true), put).await,
+        };
+        answer
             .ok_or_else(|| self.lost("it was not refreshed in time"))?
             .context(|| format!("write lock {} of volume {}", self.name, self.volume))?;
         self.refreshed.store(u64::try_from(sent.as_nanos()).unwrap_or(u64::MAX), SeqCst);
-        Ok(())
+        Ok(Written { again })
     }
 
-    /// Runs `request` while the lock lives; `None` when its life ended first.
-    ///
-    /// The clock is looked at before every step of the request, so that a process that wakes up after the lock's end sends nothing more.
-    async fn before_deadline<T>(&self, request: impl Future<Output = T>) -> Option<T> {
-        let end = self.context.timings.deadline().checked_sub(self.age())?;
-        let refreshed = self.refreshed.load(SeqCst);
-        let ended = || {
-            let age = self.context.clock.now().saturating_sub(Duration::from_nanos(refreshed));
-            age >= self.context.timings.deadline()
-        };
-        let mut request = pin!(request);
-        let guarded = std::future::poll_fn(|task| match ended() {
-            true => Poll::Ready(None),
-            false => request.as_mut().poll(task).map(Some),
-        });
+    /// Runs `request` while the lock lives.
+    async fn before_deadline<T>(&self, request: impl Future<Output = Result<T, DriverError>>) -> Sent<T> {
+        let (clock, deadline) = (self.context.clock.clone(), self.context.timings.deadline());
+        let refreshed = Duration::from_nanos(self.refreshed.load(SeqCst));
+        let left = deadline.saturating_sub(clock.now().saturating_sub(refreshed));
+        let ends = self.context.clock.sleep(left);
+        let fence = Fence::new(move || clock.now().saturating_sub(refreshed) < deadline);
         tokio::select! {
             biased;
-            result = guarded => result,
-            () = self.context.clock.sleep(end) => None,
+            sent = self.within(&fence, request) => sent,
+            () = ends => Sent { answer: None, again: fence.sent_again() },
         }
+    }
+
+    /// Runs `request` while the fence holds, which is looked at before every step: a process that wakes up after the lock's end sends
+    /// nothing more.
+    async fn within<T>(&self, fence: &Arc<Fence>, request: impl Future<Output = Result<T, DriverError>>) -> Sent<T> {
+        let mut request = pin!(fence.around(request));
+        let guarded = std::future::poll_fn(|task| match fence.holds() {
+            true => request.as_mut().poll(task).map(Some),
+            false => Poll::Ready(None),
+        });
+        let answer = guarded.await;
+        Sent { answer, again: fence.sent_again() }
     }
 
     /// Since before the last write that succeeded.
@@ -431,7 +469,7 @@ async fn refresh(file: Arc<File>, lost: CancellationToken, stop: CancellationTok
             () = stop.cancelled() => return,
         }
         pause = match file.write(true).await {
-            Ok(()) => timings.refresh,
+            Ok(_) => timings.refresh,
             Err(error) => {
                 tracing::warn!(lock = %file.name, volume = %file.volume, %error, "failed to refresh a lock");
                 timings.refresh / 12

@@ -42,6 +42,10 @@ pub use self::error::{Error, Result};
 use self::lock::{Context, Timings};
 use self::workers::Workers;
 
+/// Bytes and blocks of a config that takes no time worth mentioning to read, to write or to go through: that of 16 GiB or so.
+const SMALL_CONFIG: usize = 1 << 20;
+const FEW_BLOCKS: usize = SMALL_CONFIG / 100;
+
 /// One backupstore. Cheap to clone; clones share their worker threads.
 #[derive(Clone)]
 pub struct Store {
@@ -66,12 +70,19 @@ impl Store {
     }
 
     /// Reads a config; `None` when there is none.
-    async fn read<T: DeserializeOwned>(&self, path: &StorePath) -> Result<Option<T>> {
+    async fn read<T: DeserializeOwned + Send + 'static>(&self, path: &StorePath) -> Result<Option<T>> {
         let bytes = match self.driver().get(path).await {
             Err(DriverError::NotFound { .. }) => return Ok(None),
             other => other.context(|| format!("read {path}"))?,
         };
-        json::from_slice(&bytes).map(Some).map_err(|error| Error::Config { path: path.to_string(), reason: error.to_string() })
+        let is_small = bytes.len() <= SMALL_CONFIG;
+        let parsed = self.compute(is_small, move || json::from_slice(&bytes)).await?;
+        parsed.map(Some).map_err(|error| Error::Config { path: path.to_string(), reason: error.to_string() })
+    }
+
+    /// Runs `work`: here when it is small, else where it does not keep this thread's other tasks waiting.
+    async fn compute<T: Send + 'static>(&self, is_small: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        if is_small { Ok(work()) } else { self.workers.run(work).await }
     }
 }
 

@@ -4,10 +4,14 @@ use std::fmt;
 
 use bytes::Bytes;
 use futures::stream::TryStreamExt;
+use jiff::SignedDuration;
 
-use super::driver::{Depth, DriverError};
+use super::driver::{Depth, DriverError, Listed, StorePath};
 use super::error::driver_category;
 use super::{Store, layout};
+
+/// No probe takes that long.
+const OLD: SignedDuration = SignedDuration::from_hours(1);
 
 /// What a probe tries, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +76,12 @@ fn advice(step: ProbeStep, error: &DriverError) -> &'static str {
 }
 
 impl Store {
-    /// Lists, writes, reads and removes a small object below `backupstore/drover/`. Four requests.
+    /// Lists, writes, reads and removes a small object below `backupstore/drover/`, and those of earlier probes that died. Four requests,
+    /// one more where one died.
     pub async fn probe(&self) -> Result<(), ProbeError> {
         let at = |step| move |source| ProbeError::new(step, source);
         let driver = self.driver();
-        let mut rows = driver.list(Some(&layout::own_folder()), Depth::Children);
-        while rows.try_next().await.map_err(at(ProbeStep::List))?.is_some() {}
+        let mut leavings = self.old_probes().await.map_err(at(ProbeStep::List))?;
         let mut id = [0u8; 8];
         let invalid =
             |message: String| DriverError::Invalid { operation: "put", path: layout::own_folder().to_string(), message };
@@ -86,10 +90,30 @@ impl Store {
         let path = layout::probe(&id);
         driver.put(&path, Bytes::from(id.clone())).await.map_err(at(ProbeStep::Write))?;
         let read = driver.get(&path).await.map_err(at(ProbeStep::Read))?;
-        driver.delete(std::slice::from_ref(&path)).await.map_err(at(ProbeStep::Delete))?;
+        leavings.push(path);
+        driver.delete(&leavings).await.map_err(at(ProbeStep::Delete))?;
         if read != id {
             return Err(at(ProbeStep::Read)(invalid("what was read is not what was written".to_owned())));
         }
         Ok(())
+    }
+
+    /// What probes have left that cannot be under way any more.
+    async fn old_probes(&self) -> Result<Vec<StorePath>, DriverError> {
+        let mut rows = self.driver().list(Some(&layout::own_folder()), Depth::Children);
+        let mut probes = Vec::new();
+        while let Some(row) = rows.try_next().await? {
+            if let Listed::Object(path, meta) = row
+                && layout::is_probe(&path)
+            {
+                probes.push((path, meta.modified));
+            }
+        }
+        if probes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.driver().server_time().await?;
+        probes.retain(|(_, modified)| now.duration_since(*modified) > OLD);
+        Ok(probes.into_iter().map(|(path, _)| path).collect())
     }
 }

@@ -158,7 +158,8 @@ impl Progress {
         self.moved();
     }
 
-    fn moved(&self) {
+    /// Shows that something goes on where there is nothing to count.
+    pub(super) fn moved(&self) {
         *self.last_moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 }

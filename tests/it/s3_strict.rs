@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use drover::backupstore::credentials::Credentials;
+use drover::backupstore::driver::fence::Fence;
 use drover::backupstore::driver::metered::{Metered, Verb};
 use drover::backupstore::driver::{Depth, Driver, DriverError, StorePath, open};
 use futures::TryStreamExt;
@@ -234,6 +235,25 @@ async fn a_busy_or_broken_answer_is_asked_for_again() {
     assert!(matches!(error, DriverError::Unavailable { .. }), "{error:?}");
     assert!(error.to_string().contains("SlowDown"), "{error}");
     assert_eq!(store.counters().snapshot().verb(Verb::Get).requests, 7, "four attempts and no more");
+}
+
+#[tokio::test]
+async fn a_write_that_is_sent_again_is_told_to_its_fence() {
+    let (server, port) = Server::default().listen().await;
+    let store = local(port);
+    let keys = [path("a/b"), path("a/c")];
+    for attempts in [1, 2] {
+        let fail = || server.fail_next((1..attempts).map(|_| Fault::Status(StatusCode::GATEWAY_TIMEOUT, "")));
+        let fences = [Fence::new(|| true), Fence::new(|| true), Fence::new(|| true)];
+        fail();
+        fences[0].around(store.put(&keys[0], Bytes::new())).await.unwrap();
+        fail();
+        fences[1].around(store.delete(&keys)).await.unwrap();
+        fail();
+        fences[2].around(store.delete(&keys[..1])).await.unwrap();
+        assert_eq!(fences.map(|fence| fence.sent_again()), [attempts > 1; 3]);
+    }
+    assert_eq!(methods(&server.seen()), ["PUT", "POST", "DELETE", "PUT", "PUT", "POST", "POST", "DELETE", "DELETE"]);
 }
 
 #[tokio::test]

@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::Job;
+use crate::backupstore::FEW_BLOCKS;
 use crate::backupstore::block::Checksum;
 use crate::backupstore::config::{BackupConfig, Block, VolumeConfig};
 use crate::backupstore::error::{Error, Result};
@@ -75,12 +77,14 @@ pub async fn find(job: &Job<'_>, volume: Option<&VolumeConfig>, backups: &[(Back
     let last = volume.and_then(|volume| volume.last_backup_name.parse::<BackupName>().ok());
     let mut base = Base::default();
     for name in candidates(last.as_ref(), backups) {
-        let Some(config) = usable(job, &name).await? else { continue };
+        let Some(config) = usable(job, &name).await?.map(Arc::new) else { continue };
+        let is_small = config.blocks.len() <= FEW_BLOCKS;
         if Some(&name) == last.as_ref() {
-            base = Base::last(&config);
+            let config = config.clone();
+            base = job.store.compute(is_small, move || Base::last(&config)).await?;
         }
         if let (Some(size), Some(changed)) = (config.volume_size(), changed_since(job, &config).await?) {
-            return Ok(base.proven(&config, size, changed));
+            return job.store.compute(is_small, move || base.proven(&config, size, changed)).await;
         }
     }
     Ok(base)

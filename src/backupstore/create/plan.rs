@@ -46,8 +46,8 @@ pub fn plan(size: u64, block_size: u64, allocated: &[Range<u64>], base: &Base) -
         let is_changed = changed.as_mut().is_none_or(|changed| changed.touches(&block)) || block.end > base.size;
         match base.block(offset) {
             Some(checksum) if !is_changed => plan.keep.push(Block { offset, checksum }),
-            None if !is_changed => {}
-            _ if is_allocated => plan.read.push(Read { offset, say_zeros: base.has(offset) }),
+            _ if is_changed && is_allocated => plan.read.push(Read { offset, say_zeros: base.has(offset) }),
+            // Also where nothing changed since the base and only the last backup has a block.
             _ if base.has(offset) => plan.zeros.push(offset),
             _ => {}
         }
@@ -75,6 +75,8 @@ impl<'a> Cursor<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -93,21 +95,30 @@ mod tests {
             .prop_map(|cuts| cuts.into_iter().collect::<Vec<_>>().chunks_exact(2).map(|pair| pair[0]..pair[1]).collect())
     }
 
-    fn base() -> impl Strategy<Value = Base> {
-        let blocks = proptest::collection::btree_map(0..BLOCKS, any::<u8>(), 0..8);
-        (blocks, proptest::option::of((0..=BLOCKS, ranges()))).prop_map(|(blocks, proof)| {
+    fn config() -> impl Strategy<Value = BackupConfig> {
+        proptest::collection::btree_map(0..BLOCKS, any::<u8>(), 0..8).prop_map(|blocks| {
             let blocks = blocks.into_iter().map(|(i, n)| Block { offset: i * BLOCK, checksum: checksum(n) }).collect();
-            let config = BackupConfig { blocks, ..BackupConfig::default() };
+            BackupConfig { blocks, ..BackupConfig::default() }
+        })
+    }
+
+    /// None, the last backup, a proven one, or both; with the offsets where zeros must be said.
+    fn base() -> impl Strategy<Value = (Base, HashSet<u64>)> {
+        let proof = proptest::option::of((config(), 0..=BLOCKS, ranges()));
+        (proptest::option::of(config()), proof).prop_map(|(last, proof)| {
+            let known = last.iter().chain(proof.iter().map(|(config, ..)| config));
+            let offsets = known.flat_map(|config| config.blocks.iter().map(|block| block.offset)).collect();
+            let base = last.as_ref().map(Base::last).unwrap_or_default();
             match proof {
-                None => Base::last(&config),
-                Some((size, changed)) => Base::default().proven(&config, size * BLOCK, changed),
+                None => (base, offsets),
+                Some((config, size, changed)) => (base.proven(&config, size * BLOCK, changed), offsets),
             }
         })
     }
 
     proptest! {
         #[test]
-        fn every_block_is_decided_as_a_byte_by_byte_look_decides(allocated in ranges(), base in base()) {
+        fn every_block_is_decided_as_a_byte_by_byte_look_decides(allocated in ranges(), (base, said) in base()) {
             let plan = plan(BLOCKS * BLOCK, BLOCK, &allocated, &base);
             let hit = |ranges: &[Range<u64>], offset: u64| (offset..offset + BLOCK).any(|byte| ranges.iter().any(|r| r.contains(&byte)));
             for offset in (0..BLOCKS * BLOCK).step_by(BLOCK as usize) {
@@ -115,13 +126,14 @@ mod tests {
                 let read = plan.read.iter().find(|r| r.offset == offset);
                 let zero = plan.zeros.contains(&offset);
                 let unchanged = base.changed.as_ref().is_some_and(|changed| !hit(changed, offset)) && offset + BLOCK <= base.size;
-                if unchanged {
+                let say_zeros = said.contains(&offset);
+                if unchanged && base.block(offset).is_some() {
                     prop_assert_eq!((kept, read.is_some(), zero), (base.block(offset), false, false));
-                } else if hit(&allocated, offset) {
-                    prop_assert_eq!(read, Some(&Read { offset, say_zeros: base.block(offset).is_some() }));
+                } else if !unchanged && hit(&allocated, offset) {
+                    prop_assert_eq!(read, Some(&Read { offset, say_zeros }));
                     prop_assert!(kept.is_none() && !zero);
                 } else {
-                    prop_assert_eq!((kept, read.is_some(), zero), (None, false, base.block(offset).is_some()));
+                    prop_assert_eq!((kept, read.is_some(), zero), (None, false, say_zeros));
                 }
             }
         }

@@ -2,6 +2,9 @@
 //!
 //! A file appears under its name only when it is whole and on disk: it is written beside as `NAME.tmp.{nanoseconds}`, which
 //! listings skip. A folder exists as long as something is in it.
+//!
+//! A thread in the kernel cannot be called back. So it looks, right before it changes what others see, whether its caller still
+//! waits and may still write: one that comes too late undoes its own work and changes nothing.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -10,6 +13,7 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -17,9 +21,11 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
+use super::fence::Fence;
 use super::{Depth, Driver, DriverError, Listed, Meta, Result, StorePath};
+use crate::backupstore::clock::{BootClock, Clock};
 
-/// A call that the kernel has not finished by then is given up; its thread goes on waiting.
+/// A call that the kernel has not finished by then is given up; its thread goes on waiting, and changes nothing any more.
 const DEADLINE: Duration = Duration::from_secs(50);
 
 /// Folders are made for their owner only, as Longhorn makes them.
@@ -35,6 +41,41 @@ pub struct Local {
     root: Arc<Path>,
 }
 
+/// What a call's thread needs to change anything.
+#[derive(Debug)]
+struct Permit {
+    /// By a clock that counts the time that this machine or process did not run.
+    began: Duration,
+    given_up: Arc<AtomicBool>,
+    fence: Option<Arc<Fence>>,
+}
+
+impl Permit {
+    /// That of a call that begins now in this task.
+    fn new() -> Self {
+        Self { began: BootClock.now(), given_up: Arc::default(), fence: Fence::current() }
+    }
+
+    /// Fails when the change that follows would come too late.
+    fn check(&self) -> io::Result<()> {
+        let holds = self.fence.as_ref().is_none_or(|fence| fence.holds());
+        let in_time = BootClock.now().saturating_sub(self.began) < DEADLINE;
+        match holds && in_time && !self.given_up.load(SeqCst) {
+            true => Ok(()),
+            false => Err(io::Error::new(ErrorKind::TimedOut, "it took so long that it was given up before it changed anything")),
+        }
+    }
+}
+
+/// Gives a call up when its future is dropped.
+struct GiveUp(Arc<AtomicBool>);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 impl Local {
     /// The store below `root`, which must exist when it is used.
     pub fn new(root: impl Into<PathBuf>) -> Self {
@@ -46,10 +87,12 @@ impl Local {
         &self,
         operation: &'static str,
         path: String,
-        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&Path, &Permit) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
         let root = self.root.clone();
-        let task = tokio::task::spawn_blocking(move || work(&root).map_err(|error| (error, root.is_dir())));
+        let permit = Permit::new();
+        let _give_up = GiveUp(permit.given_up.clone());
+        let task = tokio::task::spawn_blocking(move || work(&root, &permit).map_err(|error| (error, root.is_dir())));
         let unavailable = |message: String| DriverError::Unavailable { operation, path: path.clone(), message };
         match tokio::time::timeout(DEADLINE, task).await {
             Ok(Ok(Ok(value))) => Ok(value),
@@ -85,17 +128,17 @@ fn classify(operation: &'static str, path: String, error: &io::Error) -> DriverE
 impl Driver for Local {
     async fn put(&self, path: &StorePath, data: Bytes) -> Result<()> {
         let key = path.clone();
-        self.blocking("put", path.to_string(), move |root| put(root, &key, &data)).await
+        self.blocking("put", path.to_string(), move |root, permit| put(root, &key, &data, permit)).await
     }
 
     async fn get(&self, path: &StorePath) -> Result<Bytes> {
         let key = path.clone();
-        self.blocking("get", path.to_string(), move |root| fs::read(root.join(key.as_str())).map(Bytes::from)).await
+        self.blocking("get", path.to_string(), move |root, _| fs::read(root.join(key.as_str())).map(Bytes::from)).await
     }
 
     async fn get_range(&self, path: &StorePath, range: Range<u64>) -> Result<Bytes> {
         let key = path.clone();
-        self.blocking("get", path.to_string(), move |root| {
+        self.blocking("get", path.to_string(), move |root, _| {
             let mut file = File::open(root.join(key.as_str()))?;
             if file.metadata()?.is_dir() {
                 return Err(ErrorKind::IsADirectory.into());
@@ -114,7 +157,7 @@ impl Driver for Local {
         stream::try_unfold(stack, move |mut stack| async move {
             let Some(folder) = stack.pop() else { return Ok::<_, DriverError>(None) };
             let shown = folder.as_ref().map(ToString::to_string).unwrap_or_default();
-            let (rows, below) = self.blocking("list", shown, move |root| read_folder(root, folder.as_ref(), depth)).await?;
+            let (rows, below) = self.blocking("list", shown, move |root, _| read_folder(root, folder.as_ref(), depth)).await?;
             stack.extend(below.into_iter().map(Some));
             Ok(Some((stream::iter(rows.into_iter().map(Ok)), stack)))
         })
@@ -125,12 +168,12 @@ impl Driver for Local {
     async fn delete(&self, paths: &[StorePath]) -> Result<()> {
         let shown = paths.first().map(ToString::to_string).unwrap_or_default();
         let paths = paths.to_vec();
-        self.blocking("delete", shown, move |root| delete(root, &paths)).await
+        self.blocking("delete", shown, move |root, permit| delete(root, &paths, permit)).await
     }
 
     async fn stat(&self, path: &StorePath) -> Result<Option<Meta>> {
         let key = path.clone();
-        let found = self.blocking("stat", path.to_string(), move |root| {
+        let found = self.blocking("stat", path.to_string(), move |root, _| {
             let metadata = fs::metadata(root.join(key.as_str()))?;
             if metadata.is_file() { meta(&metadata).map(Some) } else { Ok(None) }
         });
@@ -142,7 +185,7 @@ impl Driver for Local {
 
     /// The time that a file written now gets: on a network file system that is the file server's clock.
     async fn server_time(&self) -> Result<Timestamp> {
-        self.blocking("put", "the clock's probe file".to_owned(), |root| {
+        self.blocking("put", "the clock's probe file".to_owned(), |root, _| {
             let (path, mut file) = create_beside(&root.join("drover-clock"))?;
             let written = file.write_all(b"now").and_then(|()| file.sync_all()).and_then(|()| file.metadata());
             fs::remove_file(path)?;
@@ -152,22 +195,23 @@ impl Driver for Local {
     }
 }
 
-fn put(root: &Path, key: &StorePath, data: &[u8]) -> io::Result<()> {
+fn put(root: &Path, key: &StorePath, data: &[u8], permit: &Permit) -> io::Result<()> {
     let target = root.join(key.as_str());
     let folder = target.parent().unwrap_or(root);
     for _ in 1..PUT_ATTEMPTS {
-        match make_folders(root, folder).and_then(|()| put_file(folder, &target, data)) {
+        match make_folders(root, folder).and_then(|()| put_file(folder, &target, data, permit)) {
             // Somebody removed the folder when its last file went, between our making it and our writing to it.
             Err(error) if error.kind() == ErrorKind::NotFound && root.is_dir() => {}
             done => return done,
         }
     }
-    make_folders(root, folder).and_then(|()| put_file(folder, &target, data))
+    make_folders(root, folder).and_then(|()| put_file(folder, &target, data, permit))
 }
 
-fn put_file(folder: &Path, target: &Path, data: &[u8]) -> io::Result<()> {
+fn put_file(folder: &Path, target: &Path, data: &[u8], permit: &Permit) -> io::Result<()> {
     let (temporary, mut file) = create_beside(target)?;
-    let renamed = file.write_all(data).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, target));
+    let written = file.write_all(data).and_then(|()| file.sync_all());
+    let renamed = written.and_then(|()| permit.check()).and_then(|()| fs::rename(&temporary, target));
     if renamed.is_err() {
         // The first error is the one worth telling.
         let _ = fs::remove_file(&temporary);
@@ -253,10 +297,11 @@ fn meta(metadata: &fs::Metadata) -> io::Result<Meta> {
 
 /// Removes the files, then their folders as far as they are empty, and makes that durable: what a later call removes must not
 /// stay away after a crash while what an earlier one removed comes back.
-fn delete(root: &Path, paths: &[StorePath]) -> io::Result<()> {
+fn delete(root: &Path, paths: &[StorePath], permit: &Permit) -> io::Result<()> {
     let mut folders = std::collections::BTreeSet::new();
     for path in paths {
         let target = root.join(path.as_str());
+        permit.check()?;
         match fs::remove_file(&target) {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) && root.is_dir() => {}
             Err(error) if error.kind() == ErrorKind::IsADirectory => {}
@@ -289,6 +334,9 @@ fn prune<'a>(root: &'a Path, folder: &'a Path) -> &'a Path {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::Mutex;
+
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -365,5 +413,79 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         Local::new(root.path()).server_time().await.unwrap();
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    /// A fence that ends when it was asked `times` times.
+    fn holds(times: usize) -> Arc<Fence> {
+        let left = Mutex::new(times);
+        Fence::new(move || {
+            let mut left = left.lock().unwrap();
+            let holds = *left > 0;
+            *left = left.saturating_sub(1);
+            holds
+        })
+    }
+
+    #[tokio::test]
+    async fn a_write_changes_nothing_behind_its_fence() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Local::new(root.path());
+        let (first, second) = (path("a/first"), path("a/second"));
+        for key in [&first, &second] {
+            store.put(key, Bytes::from_static(b"old")).await.unwrap();
+        }
+        let refused = |result: Result<()>| assert!(matches!(result, Err(DriverError::Unavailable { .. })), "{result:?}");
+        refused(holds(0).around(store.put(&first, Bytes::from_static(b"new"))).await);
+        assert_eq!(store.get(&first).await.unwrap(), "old");
+        refused(holds(1).around(store.delete(&[first.clone(), second.clone()])).await);
+        assert_eq!(store.stat(&first).await.unwrap(), None, "removed while it held");
+        assert_eq!(store.get(&second).await.unwrap(), "old");
+        assert_eq!(fs::read_dir(root.path().join("a")).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    /// A fence that stops a call's thread before its change: what tells that it is there, what lets it go on, what tells that it is gone.
+    fn gate() -> (Arc<Fence>, mpsc::UnboundedReceiver<()>, std::sync::mpsc::Sender<()>) {
+        let (arrived, at_gate) = mpsc::unbounded_channel();
+        let (open, opened) = std::sync::mpsc::channel();
+        let opened = Mutex::new(opened);
+        let fence = Fence::new(move || {
+            let _ = arrived.send(());
+            let _ = opened.lock().unwrap().recv();
+            true
+        });
+        (fence, at_gate, open)
+    }
+
+    #[tokio::test]
+    async fn a_write_that_was_given_up_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Local::new(root.path());
+        let (new, old) = ([path("a/new")], [path("a/old")]);
+        store.put(&old[0], Bytes::from_static(b"old")).await.unwrap();
+        let calls = [store.put(&new[0], Bytes::from_static(b"new")), store.delete(&old)];
+        for call in calls {
+            let (fence, mut at_gate, open) = gate();
+            let mut call = Box::pin(fence.around(call));
+            tokio::select! {
+                result = &mut call => panic!("done before it was let: {result:?}"),
+                arrived = at_gate.recv() => arrived.unwrap(),
+            }
+            drop((call, fence));
+            open.send(()).unwrap();
+            assert_eq!(at_gate.recv().await, None, "the thread has ended");
+        }
+        assert_eq!(keys(&store).await.len(), 1);
+        assert_eq!(store.get(&old[0]).await.unwrap(), "old");
+        assert_eq!(fs::read_dir(root.path().join("a")).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_write_whose_process_stood_still_too_long_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let began = BootClock.now().checked_sub(DEADLINE).unwrap_or_default();
+        let late = Permit { began, ..Permit::new() };
+        let error = put(root.path(), &path("a/b"), b"x", &late).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(fs::read_dir(root.path().join("a")).unwrap().count(), 0);
     }
 }

@@ -3,6 +3,7 @@
 //! A driver contains protocol only. Retries inside one request, deadlines and authentication are its own;
 //! locks, layout, compression and deduplication are written once above it.
 
+pub mod fence;
 pub mod local;
 pub mod memory;
 pub mod metered;
@@ -151,7 +152,8 @@ pub type Result<T, E = DriverError> = std::result::Result<T, E>;
 /// Every call ends in bounded time: within 50 s when it moves less than 128 KiB (a listing: each page), and 4 s later for every
 /// 128 KiB more; a `get` of a server that keeps asking for patience within 15 minutes. Who must be sure of less puts a timeout
 /// around the call. Dropping a future cancels the call; whether a cancelled or timed-out `put` or `delete` took effect is then
-/// unknown, and callers must not rely on either.
+/// unknown, and callers must not rely on either. So it is, whatever the answer, with a `put` or `delete` that was sent more than once:
+/// the driver then says so to the [`Fence`](fence::Fence) around the call.
 #[async_trait]
 pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// Writes the whole object: readers see the old bytes or all of the new ones, and after `Ok` the new ones survive a crash of the server.

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
+use crate::backupstore::driver::fence::Fence;
 use crate::backupstore::driver::memory::Memory;
 use crate::backupstore::driver::{Depth, Driver, DriverError, Listed, Meta, Result, StorePath};
 
@@ -50,6 +51,8 @@ pub enum Verdict {
     FailBefore,
     /// It is carried out, and no answer comes.
     FailAfter,
+    /// It is carried out and answered at a second attempt. What becomes of the first is the hook's business.
+    GoAgain,
 }
 
 /// Decides about calls, in its own time.
@@ -75,6 +78,9 @@ impl<H: Hook> Hooked<H> {
         if verdict != Verdict::FailBefore {
             write.apply(&self.memory);
         }
+        if verdict == Verdict::GoAgain {
+            Fence::note_sent_again();
+        }
         answer(verdict, verb, path)
     }
 
@@ -85,7 +91,7 @@ impl<H: Hook> Hooked<H> {
 
 fn answer(verdict: Verdict, operation: &'static str, path: String) -> Result<()> {
     match verdict {
-        Verdict::Go => Ok(()),
+        Verdict::Go | Verdict::GoAgain => Ok(()),
         _ => Err(DriverError::Unavailable { operation, path, message: "no answer".to_owned() }),
     }
 }

@@ -9,6 +9,7 @@ use jiff::SignedDuration;
 use super::hooked::{Call, Hook, Hooked, Verdict};
 use super::*;
 use crate::backupstore::clock::Clock;
+use crate::backupstore::driver::fence::Fence;
 use crate::backupstore::lock::LockKind;
 
 const BLOCK: u64 = 512;
@@ -218,6 +219,109 @@ fn a_commit_without_an_answer_is_adopted_or_made_again() {
         assert_eq!(receipt.adopted, verdict == Verdict::FailAfter);
         Inside::of(&rig.memory).assert_tidy();
     }
+}
+
+/// Sends what `chosen` chooses twice; the first attempt takes effect as late as any can.
+fn first_attempt_late(rig: &Rig, chosen: impl Fn(&Call) -> bool + Send + Sync + 'static) -> impl Hook {
+    let (memory, clock) = (rig.memory.clone(), rig.time.clock.clone());
+    Decide(move |call: &Call| {
+        let Some(write) = call.write.clone().filter(|_| chosen(call)) else { return at_once(Verdict::Go) };
+        let (memory, late) = (memory.clone(), clock.sleep(Duration::from_millis(14_900)));
+        tokio::spawn(async move {
+            late.await;
+            write.apply(&memory);
+        });
+        at_once(Verdict::GoAgain)
+    })
+}
+
+fn puts(call: &Call, text: &str) -> bool {
+    match &call.write {
+        Some(hooked::Write::Put(_, data)) => std::str::from_utf8(data).is_ok_and(|data| data.contains(text)),
+        _ => false,
+    }
+}
+
+#[test]
+fn a_mark_that_was_sent_twice_does_not_meet_the_final_config() {
+    let rig = Rig::new();
+    let hook = first_attempt_late(&rig, |call| call.path.contains("/backups/") && !puts(call, "\"Blocks\""));
+    rig.back_up(&rig.hooked(hook)).unwrap();
+    rig.time.run(rig.time.clock.sleep(Duration::from_secs(60)));
+    let inside = Inside::of(&rig.memory);
+    assert_eq!(inside.complete().count(), 1);
+    inside.assert_tidy();
+}
+
+#[test]
+fn a_mark_that_was_sent_twice_does_not_outlive_the_lock_of_a_cancelled_backup() {
+    let rig = Rig::new();
+    let store = rig.hooked(first_attempt_late(&rig, |call| call.path.contains("/backups/")));
+    let (clock, cancel) = (rig.time.clock.clone(), CancellationToken::new());
+    let progress = Arc::new(Progress::default());
+    let transfer = store.create_blocks_of(BLOCK, request("b-1", &clock), disk(), progress, cancel.clone());
+    // While it waits for the mark.
+    let gate = async { clock.sleep(Duration::from_secs(5)).map(|()| cancel.cancel()).await };
+    let (result, ()) = rig.time.run(futures::future::join(transfer, gate));
+    assert_eq!(result.unwrap_err().category(), "Cancelled");
+    rig.back_up(&rig.store()).unwrap();
+    rig.time.run(rig.time.clock.sleep(Duration::from_secs(60)));
+    Inside::of(&rig.memory).assert_tidy();
+    assert_eq!(Inside::of(&rig.memory).complete().count(), 1);
+}
+
+#[test]
+fn a_delete_that_was_sent_twice_does_not_outlive_its_lock() {
+    let rig = Rig::new();
+    rig.back_up(&rig.store()).unwrap();
+    let hook = first_attempt_late(&rig, |call| call.verb == "delete" && call.path.ends_with(".blk"));
+    rig.time.run(rig.hooked(hook).delete_backup(&volume(), &name("b-1"))).unwrap();
+    // The same blocks again, at once: nothing may take them away.
+    rig.back_up(&rig.store()).unwrap();
+    rig.time.run(rig.time.clock.sleep(Duration::from_secs(60)));
+    Inside::of(&rig.memory).assert_tidy();
+}
+
+#[test]
+fn a_lock_that_was_sent_twice_stays_acquired() {
+    let rig = Rig::new();
+    let (memory, clock) = (rig.memory.clone(), rig.time.clock.clone());
+    let late = first_attempt_late(&rig, |call| call.path.contains("/locks/") && puts(call, "\"Acquired\":false"));
+    let slow = Decide(move |call: &Call| {
+        let pause = if call.path.ends_with(".blk") { 20 } else { 0 };
+        if pause == 0 {
+            return at_once(late.call(call.clone()).now_or_never().unwrap());
+        }
+        let (memory, over) = (memory.clone(), clock.sleep(Duration::from_secs(pause)));
+        async move {
+            over.await;
+            let lock = objects(&memory).into_iter().find(|path| path.as_str().contains("/locks/")).unwrap();
+            assert!(read(&memory, &lock).unwrap().ends_with(b"\"Acquired\":true}"));
+            Verdict::Go
+        }
+        .boxed()
+    });
+    rig.back_up(&rig.hooked(slow)).unwrap();
+}
+
+#[test]
+fn the_driver_is_told_when_the_lock_has_ended() {
+    let rig = Rig::new();
+    let clock = rig.time.clock.clone();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = told.clone();
+    let commit = Decide(move |call: &Call| {
+        if call.path.contains("/backups/") && puts(call, "\"Blocks\"") {
+            let fence = Fence::current().unwrap();
+            for seconds in [0, 130, 10] {
+                clock.advance(Duration::from_secs(seconds));
+                seen.lock().unwrap().push(fence.holds());
+            }
+        }
+        at_once(Verdict::Go)
+    });
+    let _ = rig.back_up(&rig.hooked(commit));
+    assert_eq!(*told.lock().unwrap(), [true, true, false]);
 }
 
 #[test]

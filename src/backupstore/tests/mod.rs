@@ -6,6 +6,7 @@ mod hooked;
 mod image;
 mod locks;
 mod model;
+mod own_objects;
 mod rounds;
 mod virtual_time;
 

@@ -1,8 +1,11 @@
 //! Random volumes through generations of backups: every one comes back bit for bit, and nothing else is kept.
 
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::backupstore::driver::metered::{Metered, Verb};
 
 const BLOCKS: usize = 8;
 
@@ -235,6 +238,34 @@ fn a_block_that_vanished_from_the_store_is_uploaded_again() {
     let source = disk.snapshot("snap-b-2");
     rig.back_up("b-2", &source).unwrap();
     Inside::of(&rig.memory).assert_valid();
+}
+
+#[test]
+fn a_large_listing_is_split_finds_the_same_and_shows_that_it_goes_on() {
+    let rig = rig();
+    let metered = Arc::new(Metered::new(rig.memory.clone()));
+    let store = store(metered.clone(), &rig.time.clock);
+    for n in 0..2500u32 {
+        let path = layout().block(&Checksum::of(&n.to_le_bytes()));
+        rig.time.run(rig.memory.put(&path, bytes::Bytes::from_static(b"x"))).unwrap();
+    }
+    let list = |expected: u64| {
+        let moved = AtomicU64::new(0);
+        let before = metered.counters().snapshot().verb(Verb::List).calls;
+        let count = || {
+            moved.fetch_add(1, SeqCst);
+        };
+        let mut blocks = rig.time.run(store.list_blocks(&layout(), expected, &count)).unwrap();
+        blocks.sort_by_key(|(checksum, _)| *checksum);
+        (blocks, metered.counters().snapshot().verb(Verb::List).calls - before, moved.into_inner())
+    };
+    let (whole, calls, moved) = list(2500);
+    assert_eq!((whole.len(), calls), (2500, 1));
+    assert!(moved >= 3, "each page shows: {moved}");
+    let (split, calls, moved) = list(2_000_000);
+    assert!(split == whole);
+    assert_eq!(calls, 256);
+    assert!(moved >= 256, "each part shows: {moved}");
 }
 
 #[test]

@@ -7,15 +7,19 @@ use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition};
 use aws_sdk_s3::config::{
-    BehaviorVersion, Builder, Credentials as SdkCredentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-    StalledStreamProtectionConfig,
+    BehaviorVersion, Builder, ConfigBag, Credentials as SdkCredentials, Intercept, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, RuntimeComponents, StalledStreamProtectionConfig,
 };
+use aws_sdk_s3::error::BoxError;
+use aws_smithy_runtime_api::client::retries::RequestAttempts;
 use tokio::sync::OnceCell;
 
 use super::transport::Transport;
 use crate::backupstore::credentials::Credentials;
+use crate::backupstore::driver::fence::Fence;
 
 /// Attempts of one request, the first included.
 pub(super) const ATTEMPTS: u32 = 4;
@@ -31,6 +35,7 @@ pub(super) fn new(target: String, region: &str, credentials: &Credentials, trans
         .region(region.clone())
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_initial_backoff(Duration::from_millis(300)))
         .retry_partition(RetryPartition::new(target))
+        .interceptor(TellRetries)
         // Checksum headers and trailers that the operation does not demand are refused by many other services.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -49,6 +54,28 @@ pub(super) fn new(target: String, region: &str, credentials: &Credentials, trans
         None => builder.credentials_provider(Environment { region, transport: transport.apart(), chain: Arc::default() }),
     };
     Client::from_conf(builder.build())
+}
+
+/// Tells the caller's fence of every attempt but the first: the one before it may only have lost its answer, or be under way still.
+#[derive(Debug)]
+struct TellRetries;
+
+impl Intercept for TellRetries {
+    fn name(&self) -> &'static str {
+        "TellRetries"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if config.load::<RequestAttempts>().is_some_and(|attempts| attempts.attempts() > 1) {
+            Fence::note_sent_again();
+        }
+        Ok(())
+    }
 }
 
 /// The role of the pod or node: web identity, container or instance metadata, in the SDK's order. Looked up at the first request.
