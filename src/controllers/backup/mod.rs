@@ -31,6 +31,7 @@ use crate::crd::names::{
 };
 use crate::crd::{Backup, BackupState, BackupTarget, Setting, Snapshot, Volume};
 use heartbeat::Heartbeats;
+pub(super) use live::INFO;
 use metrics::Gauges;
 
 /// The reconciler. What it remembers only spaces Events and judges heartbeats; losing it delays.

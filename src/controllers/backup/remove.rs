@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::heartbeat::Pulse;
-use super::live::{ERROR, INFO};
-use super::{Backups, is_from_store, node, state, target_name, volume_name};
+use super::live::ERROR;
+use super::{Backups, INFO, is_from_store, node, state, target_name, volume_name};
 use crate::backupstore::target_url::BackupUrl;
 use crate::backupstore::{self, Store};
 use crate::controllers::deletion::{self, Facts, Step, Upload};

@@ -69,6 +69,8 @@ pub struct Backup {
     pub made_here: bool,
     /// How far it is.
     pub state: BackupState,
+    /// What it says that it waits for.
+    pub waits_for: Option<String>,
     /// The instant its snapshot stands for, else when the object was made.
     pub snapshot_at: Timestamp,
     /// The last time anybody wrote of progress, else when the object was made.

@@ -32,6 +32,7 @@ use kube::{Resource, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 pub use act::owner;
+pub use facts::TAKEN_UP_WITHIN;
 
 use self::observe::{JustMade, observe};
 use self::plan::{Note, State};

@@ -10,6 +10,7 @@ use kube::{Resource, ResourceExt};
 use super::facts::{self, Facts};
 use super::run::Run;
 use super::spec::Job;
+use crate::controllers::backup::INFO;
 use crate::controllers::caches::Caches;
 use crate::controllers::settings::Settings;
 use crate::crd::{self, BackupState, Volume, VolumeState, condition_type, is_true, names};
@@ -168,6 +169,7 @@ fn backup(object: &crd::Backup, restored: &BTreeSet<String>) -> facts::Backup {
             object.spec.snapshot_name.clone()
         },
         job: label(object, names::LABEL_RECURRING_JOB),
+        waits_for: status.messages.get(INFO).cloned(),
         made_here: !object.labels().contains_key(names::LABEL_FROM_STORE),
         state: match status.state {
             BackupState::Completed => facts::BackupState::Completed,

@@ -44,6 +44,7 @@ fn add(facts: &mut Facts, n: i64, job: Option<&str>) {
         volume: "v1".into(),
         snapshot: format!("snapshot-{n}"),
         job,
+        waits_for: None,
         made_here: true,
         state: BackupState::Completed,
         snapshot_at: at(n),
