@@ -514,6 +514,18 @@ async fn b36_b37_a_job_that_cannot_run_says_so_and_runs_once_it_is_mended() {
             }
         }
     }
+    // Refused for a limit, it runs once the limit is raised.
+    cluster.apply(&job_manifest("hoards", "task: backup, cron: \"0 * * * *\", retain: 150"));
+    assert!(event(&cluster, "Invalid", "hoards").await.contains("recurring-job-max-retention"));
+    cluster.apply(
+        "apiVersion: longhorn.io/v1beta2\nkind: Setting\nmetadata: {name: recurring-job-max-retention}\nvalue: \"200\"\n",
+    );
+    eventually(SOON, "the raised limit lets the job run", || async {
+        let status = jobs.get("hoards").await.unwrap().status.unwrap();
+        status.next_schedule_at.get().map(drop).ok_or_else(|| format!("{:?}", status.conditions))
+    })
+    .await;
+
     jobs.patch("zones", &PatchParams::default(), &Patch::Merge(json!({ "spec": { "timeZone": "Europe/Berlin" } })))
         .await
         .unwrap();

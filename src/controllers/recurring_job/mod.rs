@@ -22,7 +22,7 @@ mod spec;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::Controller;
@@ -40,6 +40,7 @@ use self::run::{Outcome, Stage};
 use self::spec::Job;
 use super::caches::Caches;
 use super::events::Reason;
+use super::setting::definitions::name::MAX_RETENTION;
 use super::settings::Settings;
 use super::{Context, Error, drive, meta, status};
 use crate::crd::{Condition, ConditionStatus, RecurringJob, condition_type, find_condition, names, set_condition};
@@ -61,14 +62,25 @@ struct Jobs {
 pub async fn run(context: Arc<Context>, caches: Caches, shutdown: CancellationToken) {
     let snapshots = caches.snapshots.touched().filter_map(|object| std::future::ready(job_of(object.as_ref())));
     let backups = caches.backups.touched().filter_map(|object| std::future::ready(job_of(object.as_ref())));
-    let controller =
-        Controller::for_stream(caches.jobs.trigger(), caches.jobs.reader()).reconcile_on(snapshots).reconcile_on(backups);
+    let controller = Controller::for_stream(caches.jobs.trigger(), caches.jobs.reader())
+        .reconcile_on(snapshots)
+        .reconcile_on(backups)
+        .reconcile_on(on_limit(&caches));
     let jobs = Arc::new(Jobs { context: context.clone(), caches, made: JustMade::default() });
     drive(controller, context, shutdown, move |object| {
         let jobs = jobs.clone();
         async move { jobs.reconcile(&object).await }
     })
     .await;
+}
+
+/// Every job, whenever the limit of `retain` changes: one that was refused for it waits for nothing else.
+fn on_limit(caches: &Caches) -> impl Stream<Item = ObjectRef<RecurringJob>> + Send + 'static + use<> {
+    let jobs = caches.jobs.clone();
+    caches.settings.touched().flat_map(move |setting| {
+        let all = if setting.name_any() == MAX_RETENTION { jobs.all() } else { Vec::new() };
+        stream::iter(all.into_iter().map(|job| ObjectRef::from_obj(job.as_ref())))
+    })
 }
 
 /// The job that made the object.
