@@ -42,7 +42,7 @@ use super::caches::Caches;
 use super::events::Reason;
 use super::setting::definitions::name::MAX_RETENTION;
 use super::settings::Settings;
-use super::{Context, Error, drive, meta, status};
+use super::{Context, Error, drive, failed, meta, status};
 use crate::crd::{Condition, ConditionStatus, RecurringJob, condition_type, find_condition, names, set_condition};
 use crate::metrics::RunLabels;
 
@@ -98,9 +98,26 @@ impl Jobs {
         }
         let settings = Settings::from_objects(self.caches.settings.all().iter().map(Arc::as_ref));
         match Job::parse(object, settings.max_retention()) {
-            Ok(job) => self.carry_out(object, &job, &settings).await,
+            Ok(job) => Ok(self.keep_time(object, &job, self.carry_out(object, &job, &settings).await)),
             Err(words) => self.refuse(object, words).await,
         }
+    }
+
+    /// A failure delays what failed and not the schedule: the next look is never later than the job's next time.
+    fn keep_time(&self, object: &RecurringJob, job: &Job, result: Result<Action, Error>) -> Action {
+        // Not the key of the controller, for which a pass that ends here went well.
+        let key = format!("run of {}", object.name_any());
+        let error = match result {
+            Ok(action) => {
+                self.context.backoff.reset(&key);
+                return action;
+            }
+            Err(error) => error,
+        };
+        let now = Timestamp::now();
+        let again_in = self.context.backoff.after(&key, &error).min(wait(now, [job.schedule.next_after(now), None]));
+        failed(&self.context, object, &error, again_in);
+        Action::requeue(again_in)
     }
 
     /// Says in status and Event why nothing will run.
@@ -212,4 +229,20 @@ fn last_run(object: &RecurringJob, state: &State, now: Timestamp) -> Option<Cond
 fn wait(now: Timestamp, times: [Option<Timestamp>; 2]) -> Duration {
     let until = |time: Timestamp| Duration::try_from(time.duration_since(now)).unwrap_or_default() + JUST_AFTER;
     times.into_iter().flatten().map(until).fold(LOOK_AGAIN, Duration::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_goes_past_the_next_time_of_a_job() {
+        let now = Timestamp::from_second(1_767_225_600).expect("timestamp");
+        let at = |seconds: i64| Timestamp::from_second(1_767_225_600 + seconds).ok();
+        assert_eq!(wait(now, [at(7), None]), Duration::from_secs(7) + JUST_AFTER);
+        assert_eq!(wait(now, [at(7), at(3)]), Duration::from_secs(3) + JUST_AFTER);
+        assert_eq!(wait(now, [at(3600), None]), LOOK_AGAIN);
+        assert_eq!(wait(now, [None, None]), LOOK_AGAIN);
+        assert_eq!(wait(now, [at(-5), None]), JUST_AFTER);
+    }
 }
