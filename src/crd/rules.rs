@@ -87,7 +87,8 @@ pub(super) mod backup {
 pub(super) mod backup_target {
     use super::{Rule, plain, rule};
 
-    const FORMS: &str = "allowed are s3://bucket@region/path/, nfs://server:/path and file:///folder/";
+    /// The end of each refusal of a URL's form.
+    pub const ALLOWED: &str = "allowed is s3://bucket@region/path/";
 
     /// Field rule of the URL. It hides the other ones' messages, which must not contain line ends.
     pub fn no_blank() -> Rule {
@@ -99,12 +100,28 @@ pub(super) mod backup_target {
         rule(format!(r"self.matches(r'\s') || ({holds})"), message)
     }
 
+    /// Field rule of the URL: the store is one place, for the manager and for every node.
+    pub fn no_folder() -> Rule {
+        url_rule(
+            "!self.startsWith('file://')",
+            format!(r#"'target URL "' + self + '" names a folder, and every node has its own: {ALLOWED}'"#),
+        )
+    }
+
+    /// Field rule of the URL.
+    pub fn no_nfs() -> Rule {
+        url_rule(
+            "!self.startsWith('nfs://')",
+            format!(r#"'target URL "' + self + '": nfs is not served yet: {ALLOWED}'"#),
+        )
+    }
+
     /// Field rule of the URL: a protocol that is known.
     pub fn known_protocol() -> Rule {
         url_rule(
             "self == '' || self.matches(r'^(s3|nfs|file)://')",
             format!(
-                r#"self.contains('://') ? 'target URL "' + self + '" has the unsupported protocol "' + self.split('://')[0] + '": {FORMS}' : 'target URL "' + self + '" has no protocol: {FORMS}'"#
+                r#"self.contains('://') ? 'target URL "' + self + '" has the unsupported protocol "' + self.split('://')[0] + '": {ALLOWED}' : 'target URL "' + self + '" has no protocol: {ALLOWED}'"#
             ),
         )
     }
@@ -113,7 +130,7 @@ pub(super) mod backup_target {
     pub fn bucket() -> Rule {
         url_rule(
             r"!self.startsWith('s3://') || self.matches(r'^s3://[^@/?]')",
-            format!(r#"'target URL "' + self + '" names no bucket: {FORMS}'"#),
+            format!(r#"'target URL "' + self + '" names no bucket: {ALLOWED}'"#),
         )
     }
 
@@ -129,10 +146,10 @@ pub(super) mod backup_target {
         )
     }
 
-    /// Field rule of the URL: s3 and file end with `/`.
+    /// Field rule of the URL: it ends with `/`.
     pub fn final_slash() -> Rule {
         url_rule(
-            r"!self.matches(r'^(s3://[^@/?]+@[^/]|file:///)') || self.endsWith('/')",
+            r"!self.matches(r'^s3://[^@/?]+@[^/]') || self.endsWith('/')",
             r#"'target URL "' + self + '" does not end with "/": write ' + self + '/'"#,
         )
     }
@@ -140,7 +157,7 @@ pub(super) mod backup_target {
     /// Field rule of the URL: characters that mean the same in every implementation of the format.
     pub fn characters() -> Rule {
         url_rule(
-            r#"!self.matches(r'^(s3|file)://') || self.matches(r"^[a-z0-9]+://[A-Za-z0-9/_.~!*'()=+:@-]*$")"#,
+            r#"!self.startsWith('s3://') || self.matches(r"^[a-z0-9]+://[A-Za-z0-9/_.~!*'()=+:@-]*$")"#,
             r#"'target URL "' + self + '" contains a character that is not allowed: allowed are letters, digits, "/" and any of -_.~!*()=+:@'"#,
         )
     }
@@ -148,24 +165,8 @@ pub(super) mod backup_target {
     /// Field rule of the URL: no empty, `.` or `..` part.
     pub fn parts() -> Rule {
         url_rule(
-            r"!self.matches(r'^(s3|file)://') || !self.matches(r'^[a-z0-9]+://.*(/\.{1,2}/|[^/:]//)')",
+            r"!self.startsWith('s3://') || !self.matches(r'^[a-z0-9]+://.*(/\.{1,2}/|[^/:]//)')",
             r#"'target URL "' + self + '" has an empty, "." or ".." part in its path'"#,
-        )
-    }
-
-    /// Field rule of the URL: file names an absolute folder.
-    pub fn absolute() -> Rule {
-        url_rule(
-            r"!self.startsWith('file://') || self.startsWith('file:///')",
-            r#"'target URL "' + self + '" must name an absolute folder: write file:///folder/'"#,
-        )
-    }
-
-    /// Field rule of the URL: nfs names a server and an absolute path.
-    pub fn nfs_form() -> Rule {
-        url_rule(
-            r"!self.startsWith('nfs://') || self.matches(r'^nfs://(\[[0-9a-fA-F:]+\]|[^/:?\s]+):/[^?$,\s]*(\?[^\s]*)?$')",
-            r#"'target URL "' + self + '" must be nfs://server:/path, with a colon behind the server and no blank, "$" or "," in the path'"#,
         )
     }
 

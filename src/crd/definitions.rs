@@ -107,7 +107,7 @@ impl Definition {
             Kind::Choice(words) => words.join(", "),
             Kind::TargetUrl if value.is_empty() => return Ok(()),
             Kind::TargetUrl => {
-                return value.parse::<crate::backupstore::target_url::Target>().map(drop).map_err(|e| e.to_string());
+                return super::parse_target_url(value).map(drop);
             }
             Kind::SecretName if value.is_empty() || is_object_name(value) => return Ok(()),
             Kind::SecretName => "the name of a Secret, or nothing".to_owned(),
@@ -127,12 +127,12 @@ fn is_object_name(name: &str) -> bool {
         })
 }
 
-pub(in crate::controllers) fn as_bool(value: &str) -> Option<bool> {
+fn as_bool(value: &str) -> Option<bool> {
     value.parse().ok()
 }
 
 /// The value for data engine v1, of either form.
-pub(in crate::controllers) fn bool_per_engine(value: &str) -> Option<bool> {
+pub fn bool_per_engine(value: &str) -> Option<bool> {
     if let Some(plain) = as_bool(value) {
         return Some(plain);
     }
