@@ -58,9 +58,15 @@ async fn b12_b16_the_alias_settings_and_the_target_are_one_truth() {
     .await;
 
     // B-13, B-14: refused with the correction, and the target stays as it is.
-    say(&world, "backup-target", "s3://backupbucket@us-east-1");
-    assert!(world.event("Setting", "Invalid").await.contains("s3://backupbucket@us-east-1/"));
-    assert_eq!(world.cluster.get("setting", "backup-target")["status"]["applied"], false);
+    for (url, corrected) in [
+        ("s3://backupbucket@us-east-1", "write s3://backupbucket@us-east-1/"),
+        ("s3://backupbucket/", "as in s3://backupbucket@us-east-1/"),
+    ] {
+        let patch = json!({ "value": url }).to_string();
+        let refusal = world.cluster.try_kubectl(&["patch", "setting", "backup-target", "--type=merge", "-p", &patch]).unwrap_err();
+        assert!(refusal.contains(corrected), "{refusal}");
+    }
+    assert_eq!(setting(&world, "backup-target").as_deref(), Some(URL));
     assert_eq!(spec(&world, "backupTargetURL"), URL);
 
     // Both edited while nobody looked.
