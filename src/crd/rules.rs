@@ -388,14 +388,20 @@ pub(super) mod volume {
         plain("self != 1", "spec.snapshotMaxCount is 1: snapshot max count should be between 2 to 250, or 0 for the setting")
     }
 
-    /// Spec rule.
-    pub fn snapshot_max_size() -> Rule {
-        let (max, size) = (or_empty("self", "snapshotMaxSize"), or_empty("self", "size"));
+    /// Field rule of `snapshotMaxSize`: a limit that nothing keeps would be believed.
+    pub fn no_snapshot_max_size() -> Rule {
         rule(
-            format!("!{max}.matches({DIGITS}) || !{size}.matches({DIGITS}) || int({max}) == 0 || int({max}) >= 2 * int({size})"),
-            format!("'spec.snapshotMaxSize is ' + {max} + ': allowed are 0 (no limit) and at least twice of volume size, which is ' + {size}"),
+            "self in ['', '0']",
+            r#"'spec.snapshotMaxSize is ' + self + ': limiting snapshots by their size is not supported: write 0 and limit their number by spec.snapshotMaxCount'"#,
         )
-        .field_path(".snapshotMaxSize")
+    }
+
+    /// Field rule of `restoreVolumeRecurringJob`: jobs are not stored with a backup.
+    pub fn no_restored_jobs() -> Rule {
+        plain(
+            "self != 'enabled'",
+            "spec.restoreVolumeRecurringJob enabled is not supported: allowed are ignored and disabled; give the volume its jobs by its labels",
+        )
     }
 
     /// Field rule of `fromBackup`.
