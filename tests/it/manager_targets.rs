@@ -145,6 +145,20 @@ async fn deleting_an_object_deletes_its_data_and_nothing_that_another_backup_nee
     })
     .await;
 
+    // A damaged config names nobody knows which blocks: they stay, and that is told.
+    world.put_backup("vol-1", "backup-d", b"d").await;
+    world.sync().await;
+    world.state("backup-d", "Completed").await;
+    let config = world.minio.keys().into_iter().find(|key| key.ends_with("backup_backup-a.cfg")).unwrap();
+    let folder = config.replace("backup_backup-a.cfg", "");
+    world.minio.put(&format!("{folder}backup_damaged.cfg"), b"{not json");
+    let blocks = world.stored(".blk");
+    world.cluster.kubectl(&["delete", "backup", "backup-d", "--wait=false"]);
+    world.gone("backup", "backup-d").await;
+    assert_eq!(world.stored(".blk"), blocks);
+    assert!(world.event("Backup", "GarbageLeft").await.contains("the config of backup damaged is damaged"));
+    world.minio.delete(&format!("{folder}backup_damaged.cfg"));
+
     // The label keeps the data, and the next listing shows it again.
     world.cluster.kubectl(&["label", "backup", "backup-a", "longhorn.io/delete-custom-resource-only=true"]);
     world.cluster.kubectl(&["delete", "backup", "backup-a", "--wait=false"]);

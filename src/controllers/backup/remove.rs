@@ -9,6 +9,7 @@ use kube::runtime::controller::Action;
 use super::heartbeat::Pulse;
 use super::live::ERROR;
 use super::{Backups, INFO, is_from_store, node, state, target_name, volume_name};
+use crate::backupstore::delete::Skipped;
 use crate::backupstore::target_url::BackupUrl;
 use crate::backupstore::{self, Store};
 use crate::controllers::deletion::{self, Facts, Step, Upload};
@@ -96,7 +97,7 @@ impl Backups {
             return self.let_go(backup, Some("the store has another backup of this name".to_owned())).await;
         }
         match store.delete_backup(&volume, &name).await {
-            Ok(_) => {}
+            Ok(deleted) => self.tell_garbage(backup, &volume, deleted.skipped).await,
             Err(error @ backupstore::Error::LockHeld { .. }) => {
                 self.say(backup, INFO, error.to_string()).await?;
                 return Err(Error::NotYet(error.to_string()));
@@ -107,6 +108,17 @@ impl Backups {
         self.context.events.normal(backup, Reason::Deleted, words, None).await;
         backup_volume::request_sync(&self.context, &target.name_any(), volume.as_str()).await?;
         self.let_go(backup, None).await
+    }
+
+    /// The backup is gone, but not the blocks that only it needed: somebody may have to mend what keeps them.
+    async fn tell_garbage(&self, backup: &Backup, volume: &VolumeName, skipped: Option<Skipped>) {
+        let Some(reason) = skipped else { return };
+        let name = backup.name_any();
+        tracing::warn!(backup = name, %volume, %reason, "blocks that nobody needs any more were left in the store");
+        let words = format!(
+            "blocks that only backup {name} of volume {volume} needed were left in the store: {reason}; the next deletion of a backup of this volume looks again"
+        );
+        self.context.events.warning(backup, Reason::GarbageLeft, words, None).await;
     }
 
     /// Whether what the store has under this name is what this object is about: a Backup that never completed may bear the name of one
