@@ -376,6 +376,7 @@ async fn b25_b26_b38_jobs_make_their_objects_at_their_time_and_keep_exactly_thei
     assert_eq!(made.spec.snapshot_name, expected.snapshot);
     assert_eq!(made.spec.labels.get("tier").map(String::as_str), Some("gold"));
     assert_eq!(made.spec.labels.get(names::LABEL_RECURRING_JOB).map(String::as_str), Some("backups"));
+    assert_eq!(made.spec.labels.get(names::LABEL_RECURRING_JOB_UID), job.uid().as_ref());
 
     eventually(SOON, "retain 2 is kept, and nothing of others is touched", || async {
         let mut have = names_now().await;

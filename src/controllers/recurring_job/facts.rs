@@ -67,6 +67,8 @@ pub struct Backup {
     pub job: Option<String>,
     /// Whether this object was made in this cluster, rather than from what the store holds.
     pub made_here: bool,
+    /// The uid of the job that made it, as kept in the store.
+    pub job_uid: Option<String>,
     /// How far it is.
     pub state: BackupState,
     /// What it says that it waits for.

@@ -171,6 +171,7 @@ fn backup(object: &crd::Backup, restored: &BTreeSet<String>) -> facts::Backup {
         job: label(object, names::LABEL_RECURRING_JOB),
         waits_for: status.messages.get(INFO).cloned(),
         made_here: !object.labels().contains_key(names::LABEL_FROM_STORE),
+        job_uid: object.spec.labels.get(names::LABEL_RECURRING_JOB_UID).cloned(),
         state: match status.state {
             BackupState::Completed => facts::BackupState::Completed,
             BackupState::Error => facts::BackupState::Failed(status.error),

@@ -49,6 +49,7 @@ fn backup(volume: &str, snapshot: &str, state: BackupState, moved_at: Timestamp)
         job: Some("nightly".into()),
         waits_for: None,
         made_here: true,
+        job_uid: None,
         state,
         snapshot_at: moved_at,
         moved_at,
