@@ -8,10 +8,10 @@ mod metrics;
 mod observe;
 mod plan;
 mod remove;
+mod turns;
 
-use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -33,6 +33,7 @@ use crate::crd::{Backup, BackupState, BackupTarget, Setting, Snapshot, Volume};
 use heartbeat::Heartbeats;
 pub(super) use live::INFO;
 use metrics::Gauges;
+use turns::Turns;
 
 /// The reconciler. What it remembers only spaces Events and judges heartbeats; losing it delays.
 struct Backups {
@@ -41,8 +42,7 @@ struct Backups {
     hearts: Heartbeats,
     gauges: Gauges,
     waiting: Hourly,
-    /// Volumes whose folder in the store a deletion works on now: one at a time.
-    busy: Mutex<HashSet<String>>,
+    turns: Turns,
 }
 
 /// Runs until `shutdown`. An agent counts as away when its heartbeat stands still for `agent_timeout`.
@@ -53,7 +53,7 @@ pub async fn run(context: Arc<Context>, caches: Caches, agent_timeout: Duration,
         hearts: Heartbeats::new(agent_timeout),
         gauges: Gauges::new(context.metrics.clone()),
         waiting: Hourly::default(),
-        busy: Mutex::default(),
+        turns: Turns::default(),
     });
     let backups = caches.backups.trigger().predicate_filter(worth_a_look, PredicateConfig::default());
     let controller = Controller::for_stream(backups, caches.backups.reader());
