@@ -163,7 +163,7 @@ impl Backups {
         self.waiting.forget(&uid);
         self.turns.forget(&uid);
         self.gauges.remove(&name);
-        self.show_volume(volume_name(backup), target_name(backup), Some(&name));
+        self.show_backup_volume(volume_name(backup), target_name(backup), Some(&name));
     }
 
     async fn wait(&self, backup: &Backup, why: &str) -> Result<Action, Error> {
