@@ -209,7 +209,7 @@ impl Metrics {
         );
         r.register(
             "longhorn_volume_last_backup_at",
-            "Unix time of the newest good backup's snapshot, 0 = never",
+            "Unix time of the snapshot of the volume's newest good backup in any target, 0 = never",
             self.volume_last_backup_at.clone(),
         );
         r.register("drover_recurring_job_volume_runs", "Volumes handled by runs of the job, by outcome", self.runs.clone());

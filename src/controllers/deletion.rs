@@ -82,6 +82,10 @@ pub fn plan(facts: &Facts) -> Step {
     if facts.terminating.is_some() {
         return Step::Release(None);
     }
+    // Whatever is left of the store: an upload whose object is gone would go on unseen.
+    if facts.upload == Upload::Running {
+        return if facts.marked { Step::AwaitAgent } else { Step::Mark };
+    }
     if facts.object_only {
         return Step::Release(Some("the object carries the label longhorn.io/delete-custom-resource-only".to_owned()));
     }
@@ -90,7 +94,6 @@ pub fn plan(facts: &Facts) -> Step {
         Target::Elsewhere => Step::Release(Some("its backup target now leads to another place".to_owned())),
         _ if facts.upload == Upload::Never => Step::Release(None),
         _ if !facts.marked => Step::Mark,
-        _ if facts.upload == Upload::Running => Step::AwaitAgent,
         Target::Unavailable(why) => Step::AwaitTarget(why.clone()),
         Target::Available => Step::Delete,
     }
@@ -243,7 +246,19 @@ mod tests {
         let running = Facts { upload: Upload::Running, target: Target::Unavailable("x".into()), marked: false, ..deletable() };
         assert_eq!(plan(&running), Step::Mark);
         assert_eq!(plan(&Facts { marked: true, ..running.clone() }), Step::AwaitAgent);
-        assert_eq!(plan(&Facts { marked: true, upload: Upload::Over, ..running }), Step::AwaitTarget("x".into()));
+        assert_eq!(plan(&Facts { marked: true, upload: Upload::Over, ..running.clone() }), Step::AwaitTarget("x".into()));
+        // Also where the store is left alone, but not while everything goes: then no agent may be there to answer.
+        for leaves_the_store in [
+            Facts { object_only: true, ..running.clone() },
+            Facts { target: Target::Missing, ..running.clone() },
+            Facts { target: Target::Elsewhere, ..running.clone() },
+        ] {
+            assert_eq!(plan(&leaves_the_store), Step::Mark);
+            assert_eq!(plan(&Facts { marked: true, ..leaves_the_store.clone() }), Step::AwaitAgent);
+            let over = Facts { marked: true, upload: Upload::Over, ..leaves_the_store };
+            assert!(matches!(plan(&over), Step::Release(Some(_))));
+        }
+        assert_eq!(plan(&Facts { terminating: Some("Namespace x".into()), ..running }), Step::Release(None));
     }
 
     #[test]

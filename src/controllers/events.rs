@@ -19,6 +19,8 @@ pub enum Reason {
     Error,
     /// A backup's data went from the store.
     Deleted,
+    /// Blocks that a deleted backup left behind could not be removed.
+    GarbageLeft,
     /// A deletion waits for the store.
     DeletionWaiting,
     /// A deletion was carried out on the object only.

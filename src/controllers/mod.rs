@@ -93,15 +93,7 @@ where
             },
             |object, error, context| {
                 let wait = context.backoff.after(&key_of(object.as_ref()), error);
-                context.metrics.reconcile_failed(K::kind(&()).as_ref(), error.category());
-                let name = object.name_any();
-                match error {
-                    Error::NotYet(reason) => tracing::debug!(kind = %K::kind(&()), name, reason, "waiting"),
-                    conflict if conflict.is_conflict() => {
-                        tracing::debug!(kind = %K::kind(&()), name, "the object changed meanwhile")
-                    }
-                    error => tracing::warn!(kind = %K::kind(&()), name, %error, again_in = ?wait, "reconcile failed"),
-                }
+                failed(&context, object.as_ref(), error, wait);
                 Action::requeue(wait)
             },
             context,
@@ -113,6 +105,17 @@ where
             std::future::ready(())
         })
         .await;
+}
+
+/// Counts a failed pass, and logs it where a person can do something about it.
+fn failed<K: Resource<DynamicType = ()>>(context: &Context, object: &K, error: &Error, again_in: Duration) {
+    let (kind, name) = (K::kind(&()), object.name_any());
+    context.metrics.reconcile_failed(&kind, error.category());
+    match error {
+        Error::NotYet(reason) => tracing::debug!(%kind, name, reason, "waiting"),
+        conflict if conflict.is_conflict() => tracing::debug!(%kind, name, "the object changed meanwhile"),
+        error => tracing::warn!(%kind, name, %error, ?again_in, "reconcile failed"),
+    }
 }
 
 fn key_of<K: Resource<DynamicType = ()>>(object: &K) -> String {

@@ -15,7 +15,7 @@ use crate::backupstore::driver::{
 };
 use crate::backupstore::lock::Timings;
 use crate::backupstore::target_url::Target;
-use crate::crd::BackupTarget;
+use crate::crd::{BackupTarget, parse_target_url};
 use crate::metrics::{Metrics, RequestLabels};
 
 /// Open stores by target. Holds nothing that cannot be opened again: a changed URL or Secret gives a new store.
@@ -57,7 +57,7 @@ impl Stores {
         if url.is_empty() {
             return Err(unavailable(target, "backup target URL is empty".to_owned()));
         }
-        url.parse::<Target>().map_err(|error| unavailable(target, error.to_string()))
+        parse_target_url(url).map_err(|words| unavailable(target, words))
     }
 
     /// Opens the target's store, or returns the one that is open with the same URL and the same version of the Secret. One request to the API server, none to the store.

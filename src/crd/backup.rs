@@ -3,7 +3,6 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::condition::Condition;
 use super::quantity::Bytes;
 use super::string_enum::string_enum;
 use super::time::Time;
@@ -288,10 +287,6 @@ pub struct BackupStatus {
     /// The node that does the transfer.
     #[serde(default, rename = "nodeID", skip_serializing_if = "String::is_empty")]
     pub node_id: String,
-    /// What it is like now.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::condition::Condition;
 use super::quantity::GoDuration;
 use super::time::Time;
 use super::{Other, rules};
+use crate::backupstore::target_url::{Target, TargetUrlError};
 
 /// Where the store is.
 #[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,14 +53,14 @@ pub struct BackupTargetSpec {
     #[schemars(length(max = 1024))]
     #[x_kube(
         validation = rules::backup_target::no_blank(),
+        validation = rules::backup_target::no_folder(),
+        validation = rules::backup_target::no_nfs(),
         validation = rules::backup_target::known_protocol(),
         validation = rules::backup_target::bucket(),
         validation = rules::backup_target::region(),
         validation = rules::backup_target::final_slash(),
         validation = rules::backup_target::characters(),
-        validation = rules::backup_target::parts(),
-        validation = rules::backup_target::absolute(),
-        validation = rules::backup_target::nfs_form()
+        validation = rules::backup_target::parts()
     )]
     pub backup_target_url: String,
     /// Name of the Secret with the credentials, in the same namespace.
@@ -78,6 +79,32 @@ pub struct BackupTargetSpec {
     /// Fields of Longhorn that are not used here.
     #[serde(flatten)]
     pub other: Other,
+}
+
+/// The place that the URL of a BackupTarget names, else what to write instead.
+///
+/// Of the places that the command line takes, a folder is refused: every node has a folder of its own, so that the manager would find an
+/// empty store where the agents wrote backups.
+pub fn parse_target_url(url: &str) -> Result<Target, String> {
+    match url.parse::<Target>() {
+        Ok(target @ Target::S3 { .. }) => Ok(target),
+        Ok(Target::File { .. }) | Err(TargetUrlError::NotAbsolute { .. }) => {
+            Err(format!("target URL {url:?} names a folder, and every node has its own: {}", rules::backup_target::ALLOWED))
+        }
+        Err(TargetUrlError::UnsupportedScheme { scheme, .. }) if scheme == "nfs" => {
+            Err(format!("target URL {url:?}: nfs is not served yet: {}", rules::backup_target::ALLOWED))
+        }
+        Err(TargetUrlError::UnsupportedScheme { scheme, .. }) => {
+            Err(format!("target URL {url:?} has the unsupported protocol {scheme:?}: {}", rules::backup_target::ALLOWED))
+        }
+        Err(TargetUrlError::NoScheme { .. }) => {
+            Err(format!("target URL {url:?} has no protocol: {}", rules::backup_target::ALLOWED))
+        }
+        Err(TargetUrlError::MissingBucket { .. }) => {
+            Err(format!("target URL {url:?} names no bucket: {}", rules::backup_target::ALLOWED))
+        }
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn default_poll_interval() -> GoDuration {
@@ -122,4 +149,28 @@ pub struct BackupTargetStatus {
     /// The `syncRequestedAt` that was last answered.
     #[serde(default, skip_serializing_if = "Time::is_unset")]
     pub sync_answered_at: Time,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_a_place_that_every_node_shares_and_a_refusal_says_which_are() {
+        assert!(parse_target_url("s3://backupbucket@us-east-1/").is_ok());
+        for (url, why) in [
+            ("file:///var/backups/", "every node has its own"),
+            ("file://server/folder/", "every node has its own"),
+            ("nfs://server:/path", "nfs is not served yet"),
+            ("gs://bucket/", "unsupported protocol \"gs\""),
+            ("backupbucket", "no protocol"),
+            ("s3://@us-east-1/", "names no bucket"),
+        ] {
+            let words = parse_target_url(url).expect_err(url);
+            assert!(words.contains(why) && words.ends_with(rules::backup_target::ALLOWED), "{words}");
+            assert!(words.contains(url) && !words.contains("file:///folder/"), "{words}");
+        }
+        let words = parse_target_url("s3://backupbucket@us-east-1").expect_err("no slash");
+        assert!(words.contains("write s3://backupbucket@us-east-1/"), "{words}");
+    }
 }

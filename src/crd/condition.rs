@@ -46,8 +46,6 @@ pub mod condition_type {
     pub const VALID: &str = "Valid";
     /// RecurringJob: the last run succeeded for every volume.
     pub const LAST_RUN_SUCCEEDED: &str = "LastRunSucceeded";
-    /// Backup: the transfer moves.
-    pub const PROGRESSING: &str = "Progressing";
     /// Volume: device I/O bypasses the page cache.
     pub const DIRECT_IO: &str = "DirectIO";
 }

@@ -9,6 +9,7 @@ mod backup;
 mod backup_target;
 mod backup_volume;
 mod condition;
+pub mod definitions;
 mod manifest;
 pub mod names;
 mod node;
@@ -27,7 +28,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 
 pub use backup::{Backup, BackupBlockSize, BackupMode, BackupPhase, BackupSpec, BackupState, BackupStatus, CompressionMethod};
-pub use backup_target::{BackupTarget, BackupTargetSpec, BackupTargetStatus};
+pub use backup_target::{BackupTarget, BackupTargetSpec, BackupTargetStatus, parse_target_url};
 pub use backup_volume::{BackupVolume, BackupVolumeSpec, BackupVolumeStatus};
 pub use condition::{Condition, ConditionStatus, condition_type, find_condition, is_true, reason, set_condition};
 pub use manifest::{Manifest, manifests};

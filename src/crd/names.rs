@@ -20,6 +20,8 @@ pub const LABEL_BACKUP_VOLUME: &str = "backup-volume";
 pub const LABEL_BACKUP_TARGET: &str = "backup-target";
 /// Snapshot, Backup: the RecurringJob that made it; on the object and in its `spec.labels`.
 pub const LABEL_RECURRING_JOB: &str = "RecurringJob";
+/// Backup, in its `spec.labels` and so in the store: the uid of the RecurringJob that made it. A job's name can be another cluster's too.
+pub const LABEL_RECURRING_JOB_UID: &str = "drover.io/recurring-job-uid";
 /// Backup, BackupVolume: deleting the object leaves the store as it is.
 pub const LABEL_DELETE_OBJECT_ONLY: &str = "longhorn.io/delete-custom-resource-only";
 /// Backup: made from what the store holds, not to be uploaded.

@@ -205,7 +205,7 @@ pub struct RecurringJobSpec {
     /// Labels of the snapshots and backups it makes.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(with = "LabelValues", extend("maxProperties" = 32))]
-    #[x_kube(validation = rules::recurring_job::labels())]
+    #[x_kube(validation = rules::recurring_job::label_keys(), validation = rules::recurring_job::labels())]
     pub labels: Map,
     /// `full-backup-interval`: every how many backups of a volume one is full; 0 is never. `volume-backup-policy`: system backups.
     #[serde(default, skip_serializing_if = "Map::is_empty")]

@@ -87,7 +87,13 @@ pub(super) mod backup {
 pub(super) mod backup_target {
     use super::{Rule, plain, rule};
 
-    const FORMS: &str = "allowed are s3://bucket@region/path/, nfs://server:/path and file:///folder/";
+    /// The end of each refusal of a URL's form.
+    pub const ALLOWED: &str = "allowed is s3://bucket@region/path/";
+
+    /// Every rule of the URL.
+    pub fn url_rules() -> [Rule; 9] {
+        [no_blank(), no_folder(), no_nfs(), known_protocol(), bucket(), region(), final_slash(), characters(), parts()]
+    }
 
     /// Field rule of the URL. It hides the other ones' messages, which must not contain line ends.
     pub fn no_blank() -> Rule {
@@ -99,12 +105,25 @@ pub(super) mod backup_target {
         rule(format!(r"self.matches(r'\s') || ({holds})"), message)
     }
 
+    /// Field rule of the URL: the store is one place, for the manager and for every node.
+    pub fn no_folder() -> Rule {
+        url_rule(
+            "!self.startsWith('file://')",
+            format!(r#"'target URL "' + self + '" names a folder, and every node has its own: {ALLOWED}'"#),
+        )
+    }
+
+    /// Field rule of the URL.
+    pub fn no_nfs() -> Rule {
+        url_rule("!self.startsWith('nfs://')", format!(r#"'target URL "' + self + '": nfs is not served yet: {ALLOWED}'"#))
+    }
+
     /// Field rule of the URL: a protocol that is known.
     pub fn known_protocol() -> Rule {
         url_rule(
             "self == '' || self.matches(r'^(s3|nfs|file)://')",
             format!(
-                r#"self.contains('://') ? 'target URL "' + self + '" has the unsupported protocol "' + self.split('://')[0] + '": {FORMS}' : 'target URL "' + self + '" has no protocol: {FORMS}'"#
+                r#"self.contains('://') ? 'target URL "' + self + '" has the unsupported protocol "' + self.split('://')[0] + '": {ALLOWED}' : 'target URL "' + self + '" has no protocol: {ALLOWED}'"#
             ),
         )
     }
@@ -113,7 +132,7 @@ pub(super) mod backup_target {
     pub fn bucket() -> Rule {
         url_rule(
             r"!self.startsWith('s3://') || self.matches(r'^s3://[^@/?]')",
-            format!(r#"'target URL "' + self + '" names no bucket: {FORMS}'"#),
+            format!(r#"'target URL "' + self + '" names no bucket: {ALLOWED}'"#),
         )
     }
 
@@ -129,10 +148,10 @@ pub(super) mod backup_target {
         )
     }
 
-    /// Field rule of the URL: s3 and file end with `/`.
+    /// Field rule of the URL: it ends with `/`.
     pub fn final_slash() -> Rule {
         url_rule(
-            r"!self.matches(r'^(s3://[^@/?]+@[^/]|file:///)') || self.endsWith('/')",
+            r"!self.matches(r'^s3://[^@/?]+@[^/]') || self.endsWith('/')",
             r#"'target URL "' + self + '" does not end with "/": write ' + self + '/'"#,
         )
     }
@@ -140,7 +159,7 @@ pub(super) mod backup_target {
     /// Field rule of the URL: characters that mean the same in every implementation of the format.
     pub fn characters() -> Rule {
         url_rule(
-            r#"!self.matches(r'^(s3|file)://') || self.matches(r"^[a-z0-9]+://[A-Za-z0-9/_.~!*'()=+:@-]*$")"#,
+            r#"!self.startsWith('s3://') || self.matches(r"^[a-z0-9]+://[A-Za-z0-9/_.~!*'()=+:@-]*$")"#,
             r#"'target URL "' + self + '" contains a character that is not allowed: allowed are letters, digits, "/" and any of -_.~!*()=+:@'"#,
         )
     }
@@ -148,24 +167,8 @@ pub(super) mod backup_target {
     /// Field rule of the URL: no empty, `.` or `..` part.
     pub fn parts() -> Rule {
         url_rule(
-            r"!self.matches(r'^(s3|file)://') || !self.matches(r'^[a-z0-9]+://.*(/\.{1,2}/|[^/:]//)')",
+            r"!self.startsWith('s3://') || !self.matches(r'^[a-z0-9]+://.*(/\.{1,2}/|[^/:]//)')",
             r#"'target URL "' + self + '" has an empty, "." or ".." part in its path'"#,
-        )
-    }
-
-    /// Field rule of the URL: file names an absolute folder.
-    pub fn absolute() -> Rule {
-        url_rule(
-            r"!self.startsWith('file://') || self.startsWith('file:///')",
-            r#"'target URL "' + self + '" must name an absolute folder: write file:///folder/'"#,
-        )
-    }
-
-    /// Field rule of the URL: nfs names a server and an absolute path.
-    pub fn nfs_form() -> Rule {
-        url_rule(
-            r"!self.startsWith('nfs://') || self.matches(r'^nfs://(\[[0-9a-fA-F:]+\]|[^/:?\s]+):/[^?$,\s]*(\?[^\s]*)?$')",
-            r#"'target URL "' + self + '" must be nfs://server:/path, with a colon behind the server and no blank, "$" or "," in the path'"#,
         )
     }
 
@@ -182,6 +185,7 @@ pub(super) mod backup_target {
 pub(super) mod recurring_job {
     use super::{Rule, plain, rule};
 
+    const LABEL_KEY: &str = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
     const LABEL_VALUE: &str = "^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
 
     /// Object rule: the limit of the user's document for names of jobs.
@@ -308,6 +312,17 @@ pub(super) mod recurring_job {
         )
     }
 
+    /// Field rule of `labels`: the keys are those of Kubernetes.
+    pub fn label_keys() -> Rule {
+        let holds = format!("key.matches(r'{LABEL_KEY}')");
+        rule(
+            format!("self.all(key, {holds})"),
+            format!(
+                r#"'invalid label key "' + self.filter(key, !({holds}))[0] + '": allowed are letters, digits, "-", "_" and ".", at most 63, behind an optional DNS name and "/"'"#
+            ),
+        )
+    }
+
     /// Field rule of `parameters`.
     pub fn parameter_keys() -> Rule {
         let known = "key in ['full-backup-interval', 'volume-backup-policy']";
@@ -373,14 +388,20 @@ pub(super) mod volume {
         plain("self != 1", "spec.snapshotMaxCount is 1: snapshot max count should be between 2 to 250, or 0 for the setting")
     }
 
-    /// Spec rule.
-    pub fn snapshot_max_size() -> Rule {
-        let (max, size) = (or_empty("self", "snapshotMaxSize"), or_empty("self", "size"));
+    /// Field rule of `snapshotMaxSize`: a limit that nothing keeps would be believed.
+    pub fn no_snapshot_max_size() -> Rule {
         rule(
-            format!("!{max}.matches({DIGITS}) || !{size}.matches({DIGITS}) || int({max}) == 0 || int({max}) >= 2 * int({size})"),
-            format!("'spec.snapshotMaxSize is ' + {max} + ': allowed are 0 (no limit) and at least twice of volume size, which is ' + {size}"),
+            "self in ['', '0']",
+            r#"'spec.snapshotMaxSize is ' + self + ': limiting snapshots by their size is not supported: write 0 and limit their number by spec.snapshotMaxCount'"#,
         )
-        .field_path(".snapshotMaxSize")
+    }
+
+    /// Field rule of `restoreVolumeRecurringJob`: jobs are not stored with a backup.
+    pub fn no_restored_jobs() -> Rule {
+        plain(
+            "self != 'enabled'",
+            "spec.restoreVolumeRecurringJob enabled is not supported: allowed are ignored and disabled; give the volume its jobs by its labels",
+        )
     }
 
     /// Field rule of `fromBackup`.
@@ -418,39 +439,58 @@ pub(super) mod volume {
     }
 }
 
-/// Rules of Setting, by the setting's name: the values it may have.
+/// Rules of Setting: what [`definitions`](super::definitions) says, in the API server's terms.
 pub(super) mod setting {
-    use super::{Rule, rule};
-
-    const NUMBERS: [(&str, &str, &str); 8] = [
-        ("backup-concurrent-limit", "[1-9][0-9]{0,3}", "a number above 0"),
-        ("restore-concurrent-limit", "[1-9][0-9]{0,3}", "a number above 0"),
-        ("failed-backup-ttl", "[0-9]{1,9}", "a number of minutes, 0 is never"),
-        ("backupstore-poll-interval", "[0-9]{1,9}", "a number of seconds, 0 is never"),
-        ("recurring-job-max-retention", "[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|250", "1 to 250"),
-        ("snapshot-max-count", "[2-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|250", "2 to 250"),
-        ("default-backup-block-size", "2|16", "2 and 16, in MiB"),
-        ("backup-compression-method", "lz4|gzip|none", "lz4, gzip and none"),
-    ];
-
-    const SWITCHES: [&str; 4] = [
-        "allow-recurring-job-while-volume-detached",
-        "auto-cleanup-recurring-job-backup-snapshot",
-        "auto-cleanup-when-delete-backup",
-        "restore-volume-recurring-jobs",
-    ];
+    use super::{Rule, backup_target, rule};
+    use crate::crd::definitions::{ALL, Definition, Kind};
 
     /// Object rules.
     pub fn values() -> Vec<Rule> {
-        let switches = SWITCHES.map(|name| value(name, "true|false", "true and false"));
-        NUMBERS.iter().map(|(name, pattern, allowed)| value(name, pattern, allowed)).chain(switches).collect()
+        std::iter::once(known_name()).chain(ALL.iter().flat_map(of)).collect()
     }
 
-    fn value(name: &str, pattern: &str, allowed: &str) -> Rule {
+    fn known_name() -> Rule {
+        let names = ALL.map(|definition| format!("'{}'", definition.name)).join(", ");
+        let allowed = ALL.map(|definition| definition.name).join(", ");
         rule(
-            format!("self.metadata.name != '{name}' || self.value.matches('^({pattern})$')"),
-            format!(r#"'setting {name} value "' + self.value + '" is not allowed: allowed are {allowed}'"#),
+            format!("self.metadata.name in [{names}]"),
+            format!("'setting ' + self.metadata.name + ' does not exist: allowed are {allowed}'"),
         )
-        .field_path(".value")
+    }
+
+    fn of(definition: &Definition) -> Vec<Rule> {
+        let name = definition.name;
+        let sound = match definition.kind {
+            Kind::TargetUrl => return backup_target::url_rules().into_iter().map(|rule| on_value(name, rule)).collect(),
+            Kind::Bool => "self.value in ['true', 'false']".to_owned(),
+            Kind::BoolPerEngine => format!("self.value in ['true', 'false'] || self.value.matches(r'{BY_ENGINE}')"),
+            Kind::Integer { min, max } => {
+                format!("self.value.matches('^[0-9]{{1,9}}$') && int(self.value) >= {min} && int(self.value) <= {max}")
+            }
+            Kind::Choice(words) => format!("self.value in ['{}']", words.join("', '")),
+            Kind::SecretName => format!("self.value == '' || size(self.value) <= 253 && self.value.matches(r'{OBJECT_NAME}')"),
+        };
+        let rule = rule(
+            format!("self.metadata.name != '{name}' || ({sound})"),
+            format!(r#"'setting {name} has the value "' + self.value + '": allowed is {}'"#, definition.allowed()),
+        );
+        vec![rule.field_path(".value")]
+    }
+
+    /// A JSON object of strings, with a switch for engine v1.
+    const BY_ENGINE: &str =
+        r#"^\s*\{\s*("[^"\\]*"\s*:\s*"[^"\\]*"\s*,\s*)*"v1"\s*:\s*"(true|false)"\s*(,\s*"[^"\\]*"\s*:\s*"[^"\\]*"\s*)*\}\s*$"#;
+    const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+    /// A field's rule, for the value of the setting of that name.
+    fn on_value(name: &str, mut rule: Rule) -> Rule {
+        use kube::core::Message;
+        // No text of these rules has this word for anything but the field.
+        rule.rule = format!("self.metadata.name != '{name}' || ({})", rule.rule.replace("self", "self.value"));
+        rule.message = rule.message.map(|message| match message {
+            Message::Expression(text) => Message::Expression(text.replace("self", "self.value")),
+            fixed @ Message::Message(_) => fixed,
+        });
+        rule.field_path(".value")
     }
 }

@@ -73,10 +73,10 @@ pub struct SnapshotSpec {
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotStatus {
-    /// The snapshot before it.
+    /// Longhorn's; empty here, where each snapshot is whole by itself.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub parent: String,
-    /// The snapshots after it.
+    /// Longhorn's; empty here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub children: BTreeMap<String, bool>,
     /// Whether it is being removed.

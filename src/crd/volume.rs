@@ -159,7 +159,6 @@ string_enum! {
 #[x_kube(
     validation = rules::volume::size_given(),
     validation = rules::volume::never_shrinks(),
-    validation = rules::volume::snapshot_max_size(),
     validation = rules::immutable("fromBackup"),
     validation = rules::block_size_set_once()
 )]
@@ -181,8 +180,9 @@ pub struct VolumeSpec {
     #[schemars(length(max = 2048))]
     #[x_kube(validation = rules::volume::backup_url())]
     pub from_backup: String,
-    /// Whether a restored volume gets the jobs that are stored with its backup.
+    /// Whether a restored volume gets the jobs that are stored with its backup; never here.
     #[serde(default, skip_serializing_if = "Switch::is_default")]
+    #[x_kube(validation = rules::volume::no_restored_jobs())]
     pub restore_volume_recurring_job: RestoreRecurringJob,
     /// Another volume or snapshot that the content comes from.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -219,9 +219,9 @@ pub struct VolumeSpec {
     #[schemars(range(min = 0, max = 250))]
     #[x_kube(validation = rules::volume::snapshot_max_count())]
     pub snapshot_max_count: i64,
-    /// How many bytes its snapshots may take: at least twice the size; 0 is no limit.
+    /// Longhorn's limit of the bytes of its snapshots; only 0, no limit, is served here.
     #[serde(default, skip_serializing_if = "Bytes::is_zero")]
-    #[x_kube(validation = rules::volume::bytes("snapshotMaxSize"))]
+    #[x_kube(validation = rules::volume::no_snapshot_max_size())]
     pub snapshot_max_size: Bytes,
     /// Whether a mounted file system is frozen for the instant of a snapshot. `ignored` is the setting's, and yes where there is none.
     #[serde(default, skip_serializing_if = "Switch::is_default")]

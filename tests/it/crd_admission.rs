@@ -1,6 +1,8 @@
 //! What the API server itself refuses, and with which words: each rule of the schemas by `kubectl apply`. Rows of the acceptance page: 2.9, B-13, B-14,
 //! B-35 to B-38.
 
+use drover::crd::Setting;
+use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use crate::support::cluster::Cluster;
@@ -53,6 +55,7 @@ async fn what_cannot_be_is_refused_with_words_that_help() {
     volumes(&cluster);
     backups_and_snapshots(&cluster);
     settings(&cluster);
+    settings_agree(&cluster).await;
     changes(&cluster);
     longhorns_manifests(&cluster);
     columns(&cluster);
@@ -67,23 +70,19 @@ fn backup_targets(cluster: &Cluster) {
             (url(""), &[]),
             (url("s3://backupbucket@us-east-1/"), &[]),
             (url("s3://backupbucket@us-east-1/some/folder/"), &[]),
-            (url("nfs://longhorn-test-nfs-svc.default:/opt/backupstore"), &[]),
-            (url("nfs://server:/path?nfsOptions=soft,timeo=300"), &[]),
-            (url("file:///var/backups/"), &[]),
             // B-13
             (
                 url("s3://backupbucket@us-east-1"),
                 &["backupTargetURL", "does not end with \"/\": write s3://backupbucket@us-east-1/"],
             ),
             (url("s3://backupbucket@us-east-1/a"), &["write s3://backupbucket@us-east-1/a/"]),
-            (url("file:///var/backups"), &["write file:///var/backups/"]),
             // B-14
             (url("s3://backupbucket/"), &["names no region", "as in s3://backupbucket@us-east-1/"]),
             (url("s3://backupbucket"), &["names no region", "as in s3://backupbucket@us-east-1/"]),
             (url("s3://backupbucket@/"), &["names no region", "as in s3://backupbucket@us-east-1/"]),
             (url("s3://backupbucket/folder"), &["names no region", "as in s3://backupbucket@us-east-1/folder/"]),
             (url("s3://@us-east-1/"), &["names no bucket", "s3://bucket@region/path/"]),
-            (url("gs://bucket/"), &["unsupported protocol \"gs\"", "nfs://server:/path"]),
+            (url("gs://bucket/"), &["unsupported protocol \"gs\"", "allowed is s3://bucket@region/path/"]),
             (url("backupbucket"), &["has no protocol"]),
             (url("s3://backupbucket@us-east-1/ "), &["blank or a line end"]),
             (url("s3://backupbucket@us-east-1/\n"), &["blank or a line end"]),
@@ -91,8 +90,10 @@ fn backup_targets(cluster: &Cluster) {
             (url("s3://backupbucket@us-east-1/$a/"), &["contains a character"]),
             (url("s3://backupbucket@us-east-1/a//b/"), &["empty, \".\" or \"..\" part"]),
             (url("s3://backupbucket@us-east-1/a/../b/"), &["empty, \".\" or \"..\" part"]),
-            (url("file://server/folder/"), &["absolute folder"]),
-            (url("nfs://server/path"), &["nfs://server:/path", "colon"]),
+            // Each node would have a store of its own, and the manager an empty one.
+            (url("file:///var/backups/"), &["every node has its own", "allowed is s3://bucket@region/path/"]),
+            (url("file://server/folder/"), &["every node has its own"]),
+            (url("nfs://longhorn-test-nfs-svc.default:/opt/backupstore"), &["nfs is not served yet", "allowed is s3://"]),
             (field("credentialSecret", json!("minio-secret")), &[]),
             (field("credentialSecret", json!("minio-secret\n")), &["spec.credentialSecret", "line ends"]),
             (field("pollInterval", json!("1h30m")), &[]),
@@ -153,6 +154,9 @@ fn recurring_jobs(cluster: &Cluster) {
             (job(json!({"groups": ["default", "db_1"]})), &[]),
             (job(json!({"groups": ["default", "no spaces"]})), &["invalid group name \"no spaces\""]),
             (job(json!({"labels": {"app": "db", "empty": ""}})), &[]),
+            (job(json!({"labels": {"example.com/tier": "gold"}})), &[]),
+            (job(json!({"labels": {"no key": "x"}})), &["invalid label key \"no key\""]),
+            (job(json!({"labels": {"Example.com/x": "x"}})), &["invalid label key \"Example.com/x\""]),
             (job(json!({"labels": {"app": "d b"}})), &["invalid label value \"d b\" for key \"app\""]),
             (job(json!({"parameters": {"full-backup-interval": "5", "volume-backup-policy": "always"}})), &[]),
             (job(json!({"parameters": {"full-backup-interval": "x"}})), &["full-backup-interval \"x\" is not a number"]),
@@ -256,8 +260,13 @@ fn volumes(cluster: &Cluster) {
             (volume(json!({"snapshotMaxCount": 2})), &[]),
             (volume(json!({"snapshotMaxCount": 1})), &["spec.snapshotMaxCount is 1", "2 to 250"]),
             (volume(json!({"snapshotMaxCount": 251})), &["spec.snapshotMaxCount", "251"]),
-            (volume(json!({"snapshotMaxSize": "4294967296"})), &[]),
-            (volume(json!({"snapshotMaxSize": "4294967295"})), &["spec.snapshotMaxSize", "4294967295", "twice", "2147483648"]),
+            (volume(json!({"snapshotMaxSize": "0"})), &[]),
+            (volume(json!({"snapshotMaxSize": "4294967296"})), &["spec.snapshotMaxSize is 4294967296", "not supported"]),
+            (volume(json!({"restoreVolumeRecurringJob": "disabled"})), &[]),
+            (
+                volume(json!({"restoreVolumeRecurringJob": "enabled"})),
+                &["spec.restoreVolumeRecurringJob enabled", "not supported"],
+            ),
             (volume(json!({"freezeFilesystemForSnapshot": "enabled"})), &[]),
             (volume(json!({"freezeFilesystemForSnapshot": "yes"})), &["spec.freezeFilesystemForSnapshot", "enabled"]),
             (volume(json!({"encrypted": false, "Standby": false, "dataSource": "", "backingImage": ""})), &[]),
@@ -302,16 +311,84 @@ fn settings(cluster: &Cluster) {
             (setting("failed-backup-ttl", "0"), &[]),
             (setting("recurring-job-max-retention", "250"), &[]),
             (without_value, &["value", "Required"]),
-            (setting("failed-backup-ttl", "1d"), &["failed-backup-ttl", "\"1d\"", "minutes"]),
+            (setting("failed-backup-ttl", "1d"), &["failed-backup-ttl", "\"1d\"", "a whole number from 0 to 5256000"]),
             (setting("recurring-job-max-retention", "251"), &["\"251\"", "1 to 250"]),
-            (setting("backup-concurrent-limit", "0"), &["\"0\"", "above 0"]),
-            (setting("backupstore-poll-interval", "5m"), &["\"5m\"", "seconds"]),
+            (setting("backup-concurrent-limit", "0"), &["\"0\"", "1 to 64"]),
+            (setting("backupstore-poll-interval", "5m"), &["\"5m\"", "a whole number from 0"]),
             (setting("snapshot-max-count", "1"), &["\"1\"", "2 to 250"]),
-            (setting("default-backup-block-size", "4"), &["\"4\"", "2 and 16"]),
+            (setting("default-backup-block-size", "4"), &["\"4\"", "2, 16"]),
             (setting("backup-compression-method", "zstd"), &["zstd", "lz4"]),
-            (setting("allow-recurring-job-while-volume-detached", "yes"), &["\"yes\"", "true and false"]),
+            (setting("allow-recurring-job-while-volume-detached", "yes"), &["\"yes\"", "true or false"]),
+            (setting("freeze-filesystem-for-snapshot", r#"{"v2":"true"}"#), &["allowed is true, false or {\"v1\":\"true\"}"]),
+            (setting("backup-target-credential-secret", "Not_A_Name"), &["\"Not_A_Name\"", "the name of a Secret"]),
+            // B-13, B-14
+            (setting("backup-target", "s3://backupbucket@us-east-1"), &["write s3://backupbucket@us-east-1/"]),
+            (setting("backup-target", "s3://backupbucket/"), &["names no region", "as in s3://backupbucket@us-east-1/"]),
+            (setting("backup-target", "file:///var/backups/"), &["every node has its own"]),
+            (setting("some-setting", "1"), &["setting some-setting does not exist", "failed-backup-ttl"]),
         ],
     );
+}
+
+/// The schema and the controllers take the same values of each setting.
+async fn settings_agree(cluster: &Cluster) {
+    let values = [
+        "",
+        "0",
+        "1",
+        "2",
+        "16",
+        "64",
+        "65",
+        "100",
+        "101",
+        "-1",
+        "+5",
+        "007",
+        "250",
+        "251",
+        "5256000",
+        "5256001",
+        "31536000",
+        "31536001",
+        "10000000000",
+        "true",
+        "false",
+        "True",
+        "yes",
+        r#"{"v1":"true"}"#,
+        r#"{ "v2": "x", "v1": "false" }"#,
+        r#"{"v2":"true"}"#,
+        r#"{"v1":"x"}"#,
+        r#"{"v1":true}"#,
+        "lz4",
+        "zstd",
+        "minio-secret",
+        "a.b",
+        "a..b",
+        "Not_A_Name",
+        "s3://backupbucket@us-east-1/",
+        "s3://backupbucket@us-east-1",
+        "s3://backupbucket/",
+        "s3://backupbucket@us-east-1/a//b/",
+        "nfs://server:/path",
+        "file:///folder/",
+        " ",
+    ];
+    let settings = kube::Api::<Setting>::namespaced(cluster.client(), cluster.namespace());
+    let try_only = PostParams { dry_run: true, ..PostParams::default() };
+    // Some are there by now; a name of the API server's own making would be no setting.
+    let all: Vec<_> = settings.list(&Default::default()).await.unwrap().items;
+    for old in all {
+        settings.delete(&old.metadata.name.unwrap(), &Default::default()).await.unwrap();
+    }
+    for definition in drover::crd::definitions::ALL {
+        for value in values {
+            let taken = settings.create(&try_only, &Setting::new(definition.name, value)).await;
+            let sound = definition.check(value);
+            assert_eq!(taken.is_ok(), sound.is_ok(), "{} {value:?}: {taken:?} but {sound:?}", definition.name);
+        }
+    }
 }
 
 fn changes(cluster: &Cluster) {

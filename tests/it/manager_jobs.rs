@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::cluster::Cluster;
 use crate::support::eventually;
+use crate::support::roles::{self, Role};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -376,6 +377,7 @@ async fn b25_b26_b38_jobs_make_their_objects_at_their_time_and_keep_exactly_thei
     assert_eq!(made.spec.snapshot_name, expected.snapshot);
     assert_eq!(made.spec.labels.get("tier").map(String::as_str), Some("gold"));
     assert_eq!(made.spec.labels.get(names::LABEL_RECURRING_JOB).map(String::as_str), Some("backups"));
+    assert_eq!(made.spec.labels.get(names::LABEL_RECURRING_JOB_UID), job.uid().as_ref());
 
     eventually(SOON, "retain 2 is kept, and nothing of others is touched", || async {
         let mut have = names_now().await;
@@ -493,6 +495,74 @@ async fn two_hundred_volumes_on_one_schedule_run_once_each_though_the_leader_die
     drop(leader);
 }
 
+/// Volumes on n1, attached.
+async fn attached_volumes(cluster: &Cluster, count: usize) {
+    for n in 0..count {
+        let name = format!("vol-{n:02}");
+        cluster.apply(&volume_manifest(&name, "numberOfReplicas: 1, backupTargetName: default"));
+        attached(cluster, &name).await;
+    }
+}
+
+/// The next full minute that is not too near, with a schedule that fires then and tomorrow.
+fn next_minute() -> (String, Timestamp) {
+    let soon = Timestamp::now().as_second() + 10;
+    let at = Timestamp::from_second(soon - soon % 60 + 60).unwrap();
+    let wall = at.to_zoned(jiff::tz::TimeZone::UTC);
+    (format!("{} {} * * *", wall.minute(), wall.hour()), at)
+}
+
+/// Of two processes, the index of the one that leads.
+async fn leading(cluster: &Cluster, managers: &[Role; 2]) -> usize {
+    eventually(SOON, "one of the processes leads", async || {
+        let holder = cluster.get("lease", "drover-manager")["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
+        let is_it = |role: &Role| holder.contains(&format!("_{}_", role.process.pid()));
+        managers.iter().position(is_it).ok_or(holder)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_made_once_though_the_leading_process_is_killed_in_its_minute() {
+    const VOLUMES: usize = 12;
+    let cluster = Cluster::shared("handover").await;
+    let mut managers = ["one", "two"].map(|name| roles::manager(&cluster, name, &[]));
+    let _agent = Agent::start(&cluster);
+    attached_volumes(&cluster, VOLUMES).await;
+    let first = leading(&cluster, &managers).await;
+    let (cron, at) = next_minute();
+    let manifest = job_manifest("minute", &format!("task: snapshot, cron: \"{cron}\", retain: 5"));
+    cluster.apply(&manifest.replace("concurrency: 10", "concurrency: 1"));
+
+    let snapshots = api::<Snapshot>(&cluster);
+    let made = || async { snapshots.list_metadata(&ListParams::default()).await.unwrap().items.len() };
+    eventually(Duration::from_secs(90), "the run begins by the clock", || async {
+        (made().await > 0).then_some(()).ok_or("nothing was made")
+    })
+    .await;
+    managers[first].process.kill();
+    assert!(Timestamp::now().duration_since(at) < SignedDuration::from_secs(60), "killed in the minute of the run");
+    assert!(made().await < VOLUMES, "killed in the middle of the run");
+
+    let job = run_over(&cluster, "minute", at, Duration::from_secs(90)).await;
+    assert_eq!(leading(&cluster, &managers).await, 1 - first);
+    let status = job.status.unwrap();
+    let run = status.last_run.unwrap();
+    assert_eq!((run.outcome, run.volumes.len(), status.execution_count), (RunOutcome::Succeeded, VOLUMES, 1), "{run:?}");
+    let mut of: Vec<String> = snapshots.list(&ListParams::default()).await.unwrap().into_iter().map(|s| s.spec.volume).collect();
+    of.sort();
+    assert_eq!(of, (0..VOLUMES).map(|n| format!("vol-{n:02}")).collect::<Vec<_>>(), "one snapshot of each volume");
+    // The outcome is on the metrics of the process that saw it.
+    let metric = "drover_recurring_job_volume_runs_total{recurring_job=\"minute\",outcome=\"succeeded\"}";
+    let counted = managers[1 - first].metric(metric).unwrap_or_default();
+    assert!(1.0 <= counted && counted <= VOLUMES as f64, "{counted}");
+
+    // The one that died comes back, waits, and nothing is made again.
+    managers[first].restart();
+    assert_eq!(leading(&cluster, &managers).await, 1 - first);
+    assert_eq!((made().await, executions(&cluster, "minute").await), (VOLUMES, 1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn b36_b37_a_job_that_cannot_run_says_so_and_runs_once_it_is_mended() {
     let cluster = Cluster::shared("invalid").await;
@@ -514,6 +584,17 @@ async fn b36_b37_a_job_that_cannot_run_says_so_and_runs_once_it_is_mended() {
             }
         }
     }
+    // Refused for a limit, it runs once the limit is raised.
+    cluster.apply(&job_manifest("hoards", "task: backup, cron: \"0 * * * *\", retain: 150"));
+    assert!(event(&cluster, "Invalid", "hoards").await.contains("recurring-job-max-retention"));
+    cluster
+        .apply("apiVersion: longhorn.io/v1beta2\nkind: Setting\nmetadata: {name: recurring-job-max-retention}\nvalue: \"200\"\n");
+    eventually(SOON, "the raised limit lets the job run", || async {
+        let status = jobs.get("hoards").await.unwrap().status.unwrap();
+        status.next_schedule_at.get().map(drop).ok_or_else(|| format!("{:?}", status.conditions))
+    })
+    .await;
+
     jobs.patch("zones", &PatchParams::default(), &Patch::Merge(json!({ "spec": { "timeZone": "Europe/Berlin" } })))
         .await
         .unwrap();

@@ -11,13 +11,27 @@ use crate::support::eventually;
 use crate::support::proxy::Verb;
 
 #[tokio::test]
-async fn b10_b11_b17_b20_the_target_says_what_is_wrong_and_works_once_the_secret_is_right() {
+async fn b10_b11_b17_b20_b21_the_target_says_what_is_wrong_and_works_once_the_secret_is_right() {
     let world = World::new("secret").await;
     world.unavailable("backup target URL is empty").await;
     assert_eq!(world.events("Unavailable"), 0, "an empty URL is no fault");
+    // The right Secret, in another namespace.
+    let elsewhere = format!("{}-elsewhere", world.cluster.namespace());
+    world.cluster.kubectl(&["create", "namespace", &elsewhere]);
+    let secret = ["create", "secret", "generic", "minio-secret", "--namespace", &elsewhere];
+    let values: Vec<String> = world
+        .minio
+        .secret(&[])
+        .into_iter()
+        .map(|(key, value)| format!("--from-literal={key}={}", String::from_utf8(value).unwrap()))
+        .collect();
+    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+    world.cluster.kubectl(&[&secret[..], &values].concat());
     world.target(json!({ "backupTargetURL": URL, "credentialSecret": "minio-secret", "pollInterval": "0" }));
-    world.unavailable("there is no Secret \"minio-secret\"").await;
-    world.unavailable(world.cluster.namespace()).await;
+    let ours = world.cluster.namespace();
+    world
+        .unavailable(&format!("there is no Secret \"minio-secret\" in namespace \"{ours}\", which is the only one searched"))
+        .await;
     world.secret(&[("AWS_SECRET_ACCESS_KEY", "longhorn-test-secret-key\n")]);
     world.unavailable("invalid trailing newline in AWS_SECRET_ACCESS_KEY").await;
     world.secret(&[("AWS_SECRET_ACCESS_KEY", "some-wrong-key")]);
@@ -58,9 +72,16 @@ async fn b12_b16_the_alias_settings_and_the_target_are_one_truth() {
     .await;
 
     // B-13, B-14: refused with the correction, and the target stays as it is.
-    say(&world, "backup-target", "s3://backupbucket@us-east-1");
-    assert!(world.event("Setting", "Invalid").await.contains("s3://backupbucket@us-east-1/"));
-    assert_eq!(world.cluster.get("setting", "backup-target")["status"]["applied"], false);
+    for (url, corrected) in [
+        ("s3://backupbucket@us-east-1", "write s3://backupbucket@us-east-1/"),
+        ("s3://backupbucket/", "as in s3://backupbucket@us-east-1/"),
+    ] {
+        let patch = json!({ "value": url }).to_string();
+        let refusal =
+            world.cluster.try_kubectl(&["patch", "setting", "backup-target", "--type=merge", "-p", &patch]).unwrap_err();
+        assert!(refusal.contains(corrected), "{refusal}");
+    }
+    assert_eq!(setting(&world, "backup-target").as_deref(), Some(URL));
     assert_eq!(spec(&world, "backupTargetURL"), URL);
 
     // Both edited while nobody looked.
@@ -108,8 +129,13 @@ async fn b2_a_store_is_shown_as_objects_and_what_it_loses_goes_from_the_objects_
     .await;
 
     // Idle: the listing, and one for each volume; the damaged config is looked at again.
+    let lists =
+        || world.manager.metric("drover_store_requests_total{backup_target=\"default\",verb=\"list\"}").unwrap_or_default();
+    eventually(SOON, "the requests are counted by verb", async || if lists() >= 1.0 { Ok(()) } else { Err(lists()) }).await;
+    let before = lists();
     world.proxy.forget();
     world.sync().await;
+    eventually(SOON, "so are the new ones", async || if lists() > before { Ok(()) } else { Err(lists()) }).await;
     assert!(world.proxy.count(Verb::List) <= 12, "{:#?}", world.proxy.seen());
     world.proxy.forget();
     world.minio.delete(&format!("{folder}backup_backup-c.cfg"));
@@ -138,6 +164,20 @@ async fn deleting_an_object_deletes_its_data_and_nothing_that_another_backup_nee
         if status["lastBackupName"] == "backup-a" { Ok(()) } else { Err(status) }
     })
     .await;
+
+    // A damaged config names nobody knows which blocks: they stay, and that is told.
+    world.put_backup("vol-1", "backup-d", b"d").await;
+    world.sync().await;
+    world.state("backup-d", "Completed").await;
+    let config = world.minio.keys().into_iter().find(|key| key.ends_with("backup_backup-a.cfg")).unwrap();
+    let folder = config.replace("backup_backup-a.cfg", "");
+    world.minio.put(&format!("{folder}backup_damaged.cfg"), b"{not json");
+    let blocks = world.stored(".blk");
+    world.cluster.kubectl(&["delete", "backup", "backup-d", "--wait=false"]);
+    world.gone("backup", "backup-d").await;
+    assert_eq!(world.stored(".blk"), blocks);
+    assert!(world.event("Backup", "GarbageLeft").await.contains("the config of backup damaged is damaged"));
+    world.minio.delete(&format!("{folder}backup_damaged.cfg"));
 
     // The label keeps the data, and the next listing shows it again.
     world.cluster.kubectl(&["label", "backup", "backup-a", "longhorn.io/delete-custom-resource-only=true"]);
@@ -269,6 +309,20 @@ async fn b5_an_applied_backup_is_checked_waits_in_words_and_is_given_to_the_volu
     world.gone("backup", "backup-1").await;
     assert!(world.event("Backup", "FailedBackupRemoved").await.contains("no sign of life"));
     assert_eq!(world.manager.metric("longhorn_backup_state{volume=\"vol-1\",backup=\"backup-1\",recurring_job=\"\"}"), None);
+}
+
+#[tokio::test]
+async fn every_line_of_a_json_log_is_a_json_object() {
+    let mut world = World::with(Cluster::shared("json").await, &["--log-format=json"]);
+    world.ready().await;
+    let status = world.manager.process.stop(SOON);
+    assert!(status.success());
+    let log = world.manager.process.log();
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    let leading = lines.iter().find(|line| line["message"] == "leading").expect("a line of our own");
+    assert_eq!(leading["level"], "INFO");
+    assert!(leading["timestamp"].as_str().is_some_and(|time| time.parse::<Timestamp>().is_ok()), "{leading}");
 }
 
 #[tokio::test]

@@ -1,12 +1,17 @@
 //! What goes with a namespace or with the kinds themselves takes nothing out of the store, and a fresh install finds it all again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use drover::backupstore::restore::RestoreRequest;
+use k8s_openapi::ByteString;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use crate::manager_rig::World;
+use crate::manager_rig::{BLOCK, URL, World};
 use crate::support::cluster::Cluster;
 use crate::support::eventually;
+use crate::support::image::Image;
 use crate::support::proxy::Verb;
 
 /// The API server takes its time to empty a namespace.
@@ -23,10 +28,42 @@ fn data(world: &World) -> Vec<String> {
     world.minio.keys().into_iter().filter(|key| key.contains("/volumes/") && !key.ends_with(".lck")).collect()
 }
 
+/// B-17, B-19: the Secret and the target as the user's document writes them; only the endpoint leads to this test's server.
+async fn as_documented(world: &World) {
+    let endpoint = serde_json::to_string(&ByteString(world.proxy.endpoint().into_bytes())).unwrap();
+    world.cluster.apply(&format!(
+        "apiVersion: v1
+kind: Secret
+metadata:
+  name: minio-secret
+  namespace: longhorn-system
+type: Opaque
+data:
+  AWS_ACCESS_KEY_ID: bG9uZ2hvcm4tdGVzdC1hY2Nlc3Mta2V5 # longhorn-test-access-key
+  AWS_SECRET_ACCESS_KEY: bG9uZ2hvcm4tdGVzdC1zZWNyZXQta2V5 # longhorn-test-secret-key
+  AWS_ENDPOINTS: {endpoint}
+"
+    ));
+    world.target(json!({ "backupTargetURL": URL, "credentialSecret": "minio-secret", "pollInterval": "0" }));
+    world.available().await;
+}
+
+/// The bytes of a backup, read back from the store.
+async fn restored(world: &World, volume: &str, backup: &str) -> Vec<u8> {
+    let image = Image::blank(usize::try_from(2 * BLOCK).unwrap());
+    let request = RestoreRequest { volume: volume.parse().unwrap(), backup: backup.parse().unwrap() };
+    world.store().restore(request, image.clone(), Arc::default(), CancellationToken::new()).await.unwrap();
+    image.data()
+}
+
+fn blocks(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().flat_map(|byte| vec![*byte; usize::try_from(BLOCK).unwrap()]).collect()
+}
+
 async fn two_backups(world: &World) {
     world.put_backup("vol-1", "backup-a", b"ab").await;
     world.put_backup("vol-1", "backup-b", b"ac").await;
-    world.ready().await;
+    as_documented(world).await;
     world.names("backups", 2).await;
     world.names("backupvolumes", 1).await;
     world.proxy.forget();
@@ -84,5 +121,9 @@ async fn deleting_the_namespace_sends_no_delete_and_a_fresh_install_finds_every_
     world.names("backups", 2).await;
     let backup = world.state("backup-b", "Completed").await;
     assert_eq!(backup["status"]["volumeSize"], json!("4194304"));
+    assert_eq!(backup["status"]["url"], format!("{URL}?backup=backup-b&volume=vol-1"));
+    for (backup, bytes) in [("backup-a", b"ab"), ("backup-b", b"ac")] {
+        assert!(restored(&world, "vol-1", backup).await == blocks(bytes), "{backup} has other bytes than were backed up");
+    }
     assert_eq!(removals(&world), [""; 0]);
 }

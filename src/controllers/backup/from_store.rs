@@ -14,7 +14,7 @@ pub fn object(target: &str, volume: &VolumeName, backup: &BackupName, config: &B
     let mut object = Backup::new(backup.as_str(), spec);
     object.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     let mut own = vec![(LABEL_BACKUP_TARGET, target), (LABEL_BACKUP_VOLUME, volume.as_str()), (LABEL_FROM_STORE, TRUE)];
-    // Retention counts what a job made by this label: a reinstalled cluster goes on where the old one was.
+    // For people and metrics: retention counts an object from the store by the job's uid in `spec.labels`, never by a name.
     own.extend(labels.get(LABEL_RECURRING_JOB).filter(|job| is_label_value(job)).map(|job| (LABEL_RECURRING_JOB, job.as_str())));
     object.metadata.labels = Some(own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect());
     object

@@ -17,7 +17,7 @@ pub struct Heartbeats {
 /// What a look at a heartbeat says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pulse {
-    /// It may still move; look again after this time.
+    /// It may still move; look again after this time: changes of a heartbeat are not told, so it is looked at ten times in the bound.
     Beating(Duration),
     /// It has not moved for the whole bound.
     Lost,
@@ -45,7 +45,7 @@ impl Heartbeats {
             }
         };
         match self.timeout.checked_sub(now.saturating_duration_since(since)) {
-            Some(left) if !left.is_zero() => Pulse::Beating(left),
+            Some(left) if !left.is_zero() => Pulse::Beating(left.min(self.timeout / 10)),
             _ => Pulse::Lost,
         }
     }
@@ -70,12 +70,26 @@ mod tests {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         // Values far in the past or the future of our wall clock are all the same.
-        assert_eq!(hearts.look("u", "1999", at(0)), Pulse::Beating(Duration::from_secs(300)));
+        assert_eq!(hearts.look("u", "1999", at(0)), Pulse::Beating(Duration::from_secs(30)));
         assert_eq!(hearts.look("u", "1999", at(299)), Pulse::Beating(Duration::from_secs(1)));
-        assert_eq!(hearts.look("u", "2099", at(299)), Pulse::Beating(Duration::from_secs(300)));
+        assert_eq!(hearts.look("u", "2099", at(299)), Pulse::Beating(Duration::from_secs(30)));
         assert_eq!(hearts.look("u", "2099", at(598)), Pulse::Beating(Duration::from_secs(1)));
         assert_eq!(hearts.look("u", "2099", at(599)), Pulse::Lost);
         hearts.forget("u");
-        assert_eq!(hearts.look("u", "2099", at(600)), Pulse::Beating(Duration::from_secs(300)));
+        assert_eq!(hearts.look("u", "2099", at(600)), Pulse::Beating(Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn a_lost_agent_is_noticed_at_most_a_tenth_of_the_bound_late() {
+        let hearts = Heartbeats::new(Duration::from_secs(300));
+        let start = Instant::now();
+        // The last beat comes right after a look.
+        let mut now = start;
+        let mut looks = 0;
+        while let Pulse::Beating(next) = hearts.look("u", if looks == 0 { "1" } else { "2" }, now) {
+            now += next;
+            looks += 1;
+        }
+        assert!(now - start <= Duration::from_secs(330), "{:?}", now - start);
     }
 }

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::heartbeat::Pulse;
-use super::plan::{self, GRACE, Step};
+use super::plan::{self, GRACE, SCHEDULED_WAIT, Step};
 use super::{Backups, from_store, node, observe, target_name, volume_name};
 use crate::controllers::backup_target::unusable;
 use crate::controllers::events::Reason;
@@ -20,7 +20,7 @@ use crate::crd::{Backup, BackupPhase, BackupState, BackupStatus, BackupTarget, B
 use crate::names::{BackupName, VolumeName};
 
 /// Keys of `status.messages`.
-pub(super) const INFO: &str = "info";
+pub(in crate::controllers) const INFO: &str = "info";
 pub(super) const ERROR: &str = "error";
 /// What no watch brings is seen after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
@@ -54,8 +54,7 @@ impl Backups {
                 next.state = BackupState::Pending;
                 next.messages = [(INFO.to_owned(), words)].into();
                 status::write(&api, backup, next).await?;
-                let young = backup.creation_timestamp().is_some_and(|at| Timestamp::now().duration_since(at.0).as_secs() < 10);
-                Ok(Action::requeue(if young { GRACE } else { LOOK_AGAIN }))
+                Ok(Action::requeue(next_look(age(backup))))
             }
             Step::HandOver { node } => {
                 next.state = BackupState::Pending;
@@ -99,10 +98,7 @@ impl Backups {
     /// An object from the store whose status is not there yet: its maker is at it, or died in between.
     pub(super) async fn fill(&self, backup: &Backup) -> Result<Action, Error> {
         let context = &self.context;
-        let age = backup.creation_timestamp().map(|at| Timestamp::now().duration_since(at.0)).unwrap_or_default();
-        if let Some(left) =
-            CATALOGUE_GRACE.checked_sub(Duration::try_from(age).unwrap_or_default()).filter(|left| !left.is_zero())
-        {
+        if let Some(left) = CATALOGUE_GRACE.checked_sub(age(backup)).filter(|left| !left.is_zero()) {
             return Ok(Action::requeue(left));
         }
         let target_name = target_name(backup);
@@ -196,5 +192,37 @@ impl Backups {
                 .await;
         }
         Ok(())
+    }
+}
+
+/// Since the object was made.
+fn age(backup: &Backup) -> Duration {
+    let age = backup.creation_timestamp().map(|at| Timestamp::now().duration_since(at.0)).unwrap_or_default();
+    Duration::try_from(age).unwrap_or_default()
+}
+
+/// When a waiting Backup of this age is looked at again: in time for each bound of its plan.
+fn next_look(age: Duration) -> Duration {
+    if age < 2 * GRACE {
+        return GRACE;
+    }
+    match SCHEDULED_WAIT.checked_sub(age) {
+        Some(left) => (left + Duration::from_secs(1)).min(LOOK_AGAIN),
+        None => LOOK_AGAIN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiting_backup_is_looked_at_as_soon_as_its_wait_is_over() {
+        let seconds = Duration::from_secs;
+        assert_eq!(next_look(seconds(3)), GRACE);
+        assert_eq!(next_look(seconds(60)), LOOK_AGAIN);
+        assert_eq!(next_look(seconds(360)), seconds(181));
+        assert_eq!(next_look(SCHEDULED_WAIT), seconds(1));
+        assert_eq!(next_look(seconds(864_000)), LOOK_AGAIN);
     }
 }

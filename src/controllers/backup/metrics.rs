@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::ResourceExt;
 
-use crate::crd::names::{LABEL_NODE, LABEL_RECURRING_JOB};
+use crate::crd::names::LABEL_RECURRING_JOB;
 use crate::crd::{Backup, BackupState, BackupStatus};
 use crate::metrics::{BackupLabels, BackupVolumeLabels, Metrics, VolumeLabels};
 
@@ -43,28 +43,33 @@ impl Gauges {
         }
     }
 
-    /// Shows the volume's number of backups and the age of the newest good one. `backups`: all of the volume.
-    pub fn set_volume<'a>(&self, volume: &str, backup_volume: &str, backups: impl Iterator<Item = &'a Backup>) {
-        let good: Vec<&Backup> =
-            backups.filter(|b| b.status.as_ref().is_some_and(|s| s.state == BackupState::Completed)).collect();
-        let count = BackupVolumeLabels { backup_volume: backup_volume.to_owned() };
-        let newest = good.iter().max_by_key(|backup| backup.status.as_ref().map(|status| status.snapshot_created_at));
-        let Some(newest) = newest else {
-            self.metrics.backup_volume_backups.remove(&count);
-            if let Some(labels) = lock(&self.volumes).remove(volume) {
-                self.metrics.volume_last_backup_at.remove(&labels);
-            }
-            return;
+    /// Shows how many good backups a backup volume has. `backups`: all of it.
+    pub fn set_backup_volume<'a>(&self, backup_volume: &str, backups: impl Iterator<Item = &'a Backup>) {
+        let labels = BackupVolumeLabels { backup_volume: backup_volume.to_owned() };
+        let count = u64::try_from(backups.filter(|backup| is_good(backup)).count()).unwrap_or(u64::MAX);
+        if count == 0 {
+            self.metrics.backup_volume_backups.remove(&labels);
+        } else {
+            self.metrics.backup_volume_backups.get_or_create(&labels).set(count);
+        }
+    }
+
+    /// Shows the time of the volume's newest good backup in any target, 0 when there is none: a volume that was never backed up is
+    /// what an alert of age has to find first. `node`: the one that holds it; `None` when there is no such Volume, which has no age.
+    pub fn set_volume<'a>(&self, volume: &str, node: Option<&str>, backups: impl Iterator<Item = &'a Backup>) {
+        let labels = node.map(|node| VolumeLabels { volume: volume.to_owned(), node: node.to_owned() });
+        let mut shown = lock(&self.volumes);
+        let before = match &labels {
+            Some(labels) => shown.insert(volume.to_owned(), labels.clone()),
+            None => shown.remove(volume),
         };
-        self.metrics.backup_volume_backups.get_or_create(&count).set(u64::try_from(good.len()).unwrap_or(u64::MAX));
-        let node = good.iter().find_map(|backup| backup.labels().get(LABEL_NODE)).cloned().unwrap_or_default();
-        let labels = VolumeLabels { volume: volume.to_owned(), node };
-        let before = lock(&self.volumes).insert(volume.to_owned(), labels.clone());
-        if let Some(before) = before.filter(|before| *before != labels) {
+        if let Some(before) = before.filter(|before| Some(before) != labels.as_ref()) {
             self.metrics.volume_last_backup_at.remove(&before);
         }
-        let at = newest.status.as_ref().and_then(|status| status.snapshot_created_at.get()).map_or(0, jiff::Timestamp::as_second);
-        self.metrics.volume_last_backup_at.get_or_create(&labels).set(at);
+        let Some(labels) = labels else { return };
+        let times = backups.filter(|backup| is_good(backup)).filter_map(|b| b.status.as_ref()?.snapshot_created_at.get());
+        let newest = times.max().map_or(0, jiff::Timestamp::as_second);
+        self.metrics.volume_last_backup_at.get_or_create(&labels).set(newest);
     }
 
     fn drop_backup(&self, labels: &BackupLabels) {
@@ -72,6 +77,10 @@ impl Gauges {
         self.metrics.backup_actual_size.remove(labels);
         self.metrics.backup_uploaded.remove(labels);
     }
+}
+
+fn is_good(backup: &Backup) -> bool {
+    backup.status.as_ref().is_some_and(|status| status.state == BackupState::Completed)
 }
 
 /// The job that made it: by the object's label, or by the labels that came from the store.
@@ -105,25 +114,44 @@ mod tests {
         let mut backup = Backup::new(name, BackupSpec::default());
         let at = Time::from(jiff::Timestamp::from_second(second).expect("time"));
         backup.status = Some(BackupStatus { state: BackupState::Completed, snapshot_created_at: at, ..BackupStatus::default() });
-        backup.labels_mut().insert(LABEL_NODE.into(), "n1".into());
         backup.spec.labels.insert(LABEL_RECURRING_JOB.into(), "nightly".into());
         backup
     }
 
     #[test]
-    fn a_gauge_goes_with_its_object_and_the_age_is_that_of_the_newest_good_backup() {
+    fn a_gauge_goes_with_its_object() {
         let metrics = Arc::new(Metrics::new());
         let gauges = Gauges::new(metrics.clone());
         let (old, new) = (completed("b1", 1000), completed("b2", 2000));
         gauges.set(&old, "v1");
-        gauges.set_volume("v1", "v1-1234", [&old, &new].into_iter());
+        gauges.set_backup_volume("v1-1234", [&old, &new].into_iter());
         let text = metrics.render().expect("text");
         assert!(text.contains(r#"longhorn_backup_state{volume="v1",backup="b1",recurring_job="nightly"} 3"#), "{text}");
-        assert!(text.contains(r#"longhorn_volume_last_backup_at{volume="v1",node="n1"} 2000"#), "{text}");
         assert!(text.contains(r#"longhorn_backup_volume_backups_count{backup_volume="v1-1234"} 2"#), "{text}");
         gauges.remove("b1");
-        gauges.set_volume("v1", "v1-1234", std::iter::empty());
+        gauges.set_backup_volume("v1-1234", std::iter::empty());
         let text = metrics.render().expect("text");
         assert!(!text.contains("b1") && !text.contains("v1"), "{text}");
+    }
+
+    #[test]
+    fn every_volume_shows_the_time_of_its_newest_good_backup_and_zero_when_there_is_none() {
+        let metrics = Arc::new(Metrics::new());
+        let gauges = Gauges::new(metrics.clone());
+        let shows = |wanted: &[&str]| {
+            let text = metrics.render().expect("text");
+            let lines: Vec<_> = text.lines().filter(|line| line.starts_with("longhorn_volume_last_backup_at{")).collect();
+            assert_eq!(lines, wanted);
+        };
+        gauges.set_volume("v1", Some(""), std::iter::empty());
+        shows(&[r#"longhorn_volume_last_backup_at{volume="v1",node=""} 0"#]);
+        let mut failed = completed("b3", 3000);
+        failed.status.as_mut().expect("status").state = BackupState::Error;
+        gauges.set_volume("v1", Some("n1"), [&failed].into_iter());
+        shows(&[r#"longhorn_volume_last_backup_at{volume="v1",node="n1"} 0"#]);
+        gauges.set_volume("v1", Some("n1"), [&completed("b1", 1000), &completed("b2", 2000), &failed].into_iter());
+        shows(&[r#"longhorn_volume_last_backup_at{volume="v1",node="n1"} 2000"#]);
+        gauges.set_volume("v1", None, [&completed("b1", 1000)].into_iter());
+        shows(&[]);
     }
 }

@@ -8,10 +8,10 @@ mod metrics;
 mod observe;
 mod plan;
 mod remove;
+mod turns;
 
-use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -31,7 +31,9 @@ use crate::crd::names::{
 };
 use crate::crd::{Backup, BackupState, BackupTarget, Setting, Snapshot, Volume};
 use heartbeat::Heartbeats;
+pub(super) use live::INFO;
 use metrics::Gauges;
+use turns::Turns;
 
 /// The reconciler. What it remembers only spaces Events and judges heartbeats; losing it delays.
 struct Backups {
@@ -40,8 +42,7 @@ struct Backups {
     hearts: Heartbeats,
     gauges: Gauges,
     waiting: Hourly,
-    /// Volumes whose folder in the store a deletion works on now: one at a time.
-    busy: Mutex<HashSet<String>>,
+    turns: Turns,
 }
 
 /// Runs until `shutdown`. An agent counts as away when its heartbeat stands still for `agent_timeout`.
@@ -52,17 +53,18 @@ pub async fn run(context: Arc<Context>, caches: Caches, agent_timeout: Duration,
         hearts: Heartbeats::new(agent_timeout),
         gauges: Gauges::new(context.metrics.clone()),
         waiting: Hourly::default(),
-        busy: Mutex::default(),
+        turns: Turns::default(),
     });
     let backups = caches.backups.trigger().predicate_filter(worth_a_look, PredicateConfig::default());
     let controller = Controller::for_stream(backups, caches.backups.reader());
     let controller = on_targets(controller, &context, &caches);
     let controller = on_what_it_waits_for(controller, &caches);
-    drive(controller, context, shutdown, move |backup| {
-        let worker = worker.clone();
+    let each = worker.clone();
+    let work = drive(controller, context, shutdown.clone(), move |backup| {
+        let worker = each.clone();
         async move { worker.reconcile(backup.as_ref()).await }
-    })
-    .await;
+    });
+    tokio::join!(work, worker.show_volumes(shutdown));
 }
 
 /// A target that comes or goes lets waiting Backups and deletions go on.
@@ -129,17 +131,43 @@ impl Backups {
     fn show(&self, backup: &Backup) {
         let volume = volume_name(backup);
         self.gauges.set(backup, volume);
-        self.show_volume(volume, target_name(backup), None);
+        self.show_backup_volume(volume, target_name(backup), None);
     }
 
     /// `without`: a Backup that is going.
-    fn show_volume(&self, volume: &str, target: &str, without: Option<&str>) {
+    fn show_backup_volume(&self, volume: &str, target: &str, without: Option<&str>) {
         let all = self.caches.backups.all();
-        let of_volume = all.iter().map(AsRef::as_ref).filter(|backup: &&Backup| {
-            volume_name(backup) == volume && target_name(backup) == target && Some(backup.name_any().as_str()) != without
-        });
-        self.gauges.set_volume(volume, &backup_volume_name(volume, target), of_volume);
+        let of_target = of_volume(&all, volume, without).filter(|backup| target_name(backup) == target);
+        self.gauges.set_backup_volume(&backup_volume_name(volume, target), of_target);
+        self.show_volume(volume, without);
     }
+
+    /// The volume's age: its backups in every target count.
+    fn show_volume(&self, volume: &str, without: Option<&str>) {
+        let all = self.caches.backups.all();
+        let object = self.caches.volumes.get(&self.context.namespace, volume);
+        let node = object.as_ref().map(|volume| volume.labels().get(LABEL_NODE).map_or("", String::as_str));
+        self.gauges.set_volume(volume, node, of_volume(&all, volume, without));
+    }
+
+    /// Shows every Volume, also one that no Backup is of, or no longer.
+    async fn show_volumes(&self, shutdown: CancellationToken) {
+        let volumes = self.caches.volumes.touched().map(|volume| volume.name_any());
+        let of_leaving = self.caches.backups.touched().filter_map(|backup| {
+            std::future::ready(backup.metadata.deletion_timestamp.as_ref().map(|_| volume_name(&backup).to_owned()))
+        });
+        let changed = futures::stream::select(volumes, of_leaving).take_until(shutdown.cancelled_owned());
+        let mut changed = std::pin::pin!(changed);
+        while let Some(volume) = changed.next().await {
+            self.show_volume(&volume, None);
+        }
+    }
+}
+
+fn of_volume<'a>(all: &'a [Arc<Backup>], volume: &'a str, without: Option<&'a str>) -> impl Iterator<Item = &'a Backup> {
+    all.iter()
+        .map(AsRef::as_ref)
+        .filter(move |backup: &&Backup| volume_name(backup) == volume && Some(backup.name_any().as_str()) != without)
 }
 
 /// Changes with what a pass would act on: progress, heartbeats and messages are no reason for one.

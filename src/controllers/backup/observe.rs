@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use super::plan::{Facts, SnapshotFact, TargetFact, VolumeFact};
 use crate::controllers::backup_target::unusable;
 use crate::controllers::{ApiContext, Context, Error};
-use crate::crd::names::{DEFAULT_BACKUP_TARGET, LABEL_BACKUP_TARGET, LABEL_BACKUP_VOLUME, LABEL_NODE};
+use crate::crd::names::{DEFAULT_BACKUP_TARGET, LABEL_BACKUP_TARGET, LABEL_BACKUP_VOLUME, LABEL_NODE, LABEL_RECURRING_JOB};
 use crate::crd::{Backup, BackupTarget, Snapshot, Volume};
 
 /// What was read.
@@ -28,6 +28,7 @@ impl Observed {
         Facts {
             snapshot_name: &backup.spec.snapshot_name,
             age: Duration::try_from(now.duration_since(created)).unwrap_or_default(),
+            by_job: label(LABEL_RECURRING_JOB).is_some(),
             label_volume: label(LABEL_BACKUP_VOLUME),
             label_target: label(LABEL_BACKUP_TARGET),
             snapshot: self.snapshot.clone(),

@@ -8,6 +8,10 @@ use std::time::Duration;
 /// The time that a Backup waits for what it names and is not there: one `kubectl apply` makes all of it, in any order.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// The time that a Backup made by a schedule waits for its target. Less than its run waits for it, so that the run ends with the reason;
+/// and an end, since each time of the schedule would add one more Backup, and the snapshot it holds, to those that wait.
+pub const SCHEDULED_WAIT: Duration = Duration::from_secs(9 * 60);
+
 /// The Snapshot that the Backup names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotFact {
@@ -69,6 +73,8 @@ pub struct Facts<'a> {
     pub snapshot_name: &'a str,
     /// Since the object was made.
     pub age: Duration,
+    /// Whether a RecurringJob made it: the next time of the schedule makes another.
+    pub by_job: bool,
     /// Label `backup-volume`, as applied.
     pub label_volume: Option<&'a str>,
     /// Label `backup-target`, as applied.
@@ -129,7 +135,8 @@ pub fn plan(facts: &Facts<'_>) -> Step {
             return missing(format!("failed to get backup target {0}: there is no BackupTarget {0}", facts.target_name));
         }
         TargetFact::Unavailable(why) => {
-            return Step::Wait(format!("backup target {} is not available: {why}", facts.target_name));
+            let words = format!("backup target {} is not available: {why}", facts.target_name);
+            return if facts.by_job && facts.age >= SCHEDULED_WAIT { Step::Fail(words) } else { Step::Wait(words) };
         }
         TargetFact::Available => {}
     }
@@ -148,6 +155,7 @@ mod tests {
         Facts {
             snapshot_name: "s1",
             age: Duration::from_secs(60),
+            by_job: false,
             label_volume: None,
             label_target: None,
             snapshot: SnapshotFact::Ready { volume: "v1".into() },
@@ -205,6 +213,24 @@ mod tests {
         ] {
             assert!(failure(&facts).contains(words), "{:?}", plan(&facts));
         }
+    }
+
+    #[test]
+    fn while_a_target_is_away_a_schedules_backups_end_with_the_reason_and_a_users_waits() {
+        let away = Facts { target: TargetFact::Unavailable("no route".into()), ..ready() };
+        let scheduled = Facts { by_job: true, ..away.clone() };
+        let words = "backup target default is not available: no route";
+        assert_eq!(wait(&Facts { age: SCHEDULED_WAIT - Duration::from_secs(1), ..scheduled.clone() }), words);
+        assert_eq!(failure(&Facts { age: SCHEDULED_WAIT, ..scheduled.clone() }), words);
+        assert_eq!(wait(&Facts { age: Duration::from_secs(864_000), ..away }), words);
+        let back = Facts { age: SCHEDULED_WAIT, target: TargetFact::Available, ..scheduled };
+        assert_eq!(plan(&back), Step::HandOver { node: "n1".into() }, "a target that came back in time is used");
+    }
+
+    #[test]
+    fn a_schedules_backup_ends_before_its_run_gives_it_up() {
+        let run_waits = Duration::try_from(crate::controllers::recurring_job::TAKEN_UP_WITHIN).expect("duration");
+        assert!(SCHEDULED_WAIT < run_waits && run_waits - SCHEDULED_WAIT <= Duration::from_secs(60));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! Deletes what the store holds of a Backup whose object was deleted.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::heartbeat::Pulse;
-use super::live::{ERROR, INFO};
-use super::{Backups, is_from_store, node, state, target_name, volume_name};
+use super::live::ERROR;
+use super::{Backups, INFO, is_from_store, node, state, target_name, volume_name};
+use crate::backupstore::delete::Skipped;
 use crate::backupstore::target_url::BackupUrl;
 use crate::backupstore::{self, Store};
 use crate::controllers::deletion::{self, Facts, Step, Upload};
@@ -22,8 +22,6 @@ use crate::names::{BackupName, VolumeName};
 const DEFINITIONS: [&str; 1] = ["backups.longhorn.io"];
 /// A waiting deletion is looked at again after this time at the latest; a target that comes back is seen at once.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// Another deletion works on the same volume.
-const NEXT_IN_LINE: Duration = Duration::from_secs(1);
 
 impl Backups {
     pub(super) async fn remove(&self, backup: &Backup) -> Result<Action, Error> {
@@ -31,14 +29,29 @@ impl Backups {
             self.forget(backup);
             return Ok(Action::await_change());
         }
+        let object_only = backup.labels().get(LABEL_DELETE_OBJECT_ONLY).is_some_and(|value| value == TRUE);
+        let upload = self.upload(backup);
+        // Before anything is read: many deletions of one volume would ask the API server all the while they wait for each other.
+        let _turn = if state(backup) == BackupState::Deleting && upload == Upload::Over && !object_only {
+            match self.turns.take(&backup.uid().unwrap_or_default(), volume_name(backup)) {
+                Ok(turn) => Some(turn),
+                Err(wait) => return Ok(Action::requeue(wait)),
+            }
+        } else {
+            None
+        };
+        self.remove_now(backup, object_only, upload).await
+    }
+
+    async fn remove_now(&self, backup: &Backup, object_only: bool, upload: Upload) -> Result<Action, Error> {
         let context = &self.context;
         let url = backup.status.as_ref().and_then(|status| status.url.parse::<BackupUrl>().ok());
         let (fact, target) = deletion::target(context, target_name(backup), url.as_ref()).await?;
         let facts = Facts {
             terminating: deletion::terminating(context, &DEFINITIONS).await?,
-            object_only: backup.labels().get(LABEL_DELETE_OBJECT_ONLY).is_some_and(|value| value == TRUE),
+            object_only,
             target: fact,
-            upload: self.upload(backup),
+            upload,
             marked: state(backup) == BackupState::Deleting,
         };
         match (deletion::plan(&facts), target) {
@@ -86,7 +99,6 @@ impl Backups {
         let (Ok(name), Ok(volume)) = (backup.name_any().parse::<BackupName>(), volume_name(backup).parse::<VolumeName>()) else {
             return self.let_go(backup, None).await;
         };
-        let Some(_turn) = Turn::take(self, &volume) else { return Ok(Action::requeue(NEXT_IN_LINE)) };
         let store = match deletion::open(&self.context, target).await {
             Ok(store) => store,
             Err(Error::TargetUnavailable { reason, .. }) => return self.wait(backup, &reason).await,
@@ -96,7 +108,7 @@ impl Backups {
             return self.let_go(backup, Some("the store has another backup of this name".to_owned())).await;
         }
         match store.delete_backup(&volume, &name).await {
-            Ok(_) => {}
+            Ok(deleted) => self.tell_garbage(backup, &volume, deleted.skipped).await,
             Err(error @ backupstore::Error::LockHeld { .. }) => {
                 self.say(backup, INFO, error.to_string()).await?;
                 return Err(Error::NotYet(error.to_string()));
@@ -107,6 +119,17 @@ impl Backups {
         self.context.events.normal(backup, Reason::Deleted, words, None).await;
         backup_volume::request_sync(&self.context, &target.name_any(), volume.as_str()).await?;
         self.let_go(backup, None).await
+    }
+
+    /// The backup is gone, but not the blocks that only it needed: somebody may have to mend what keeps them.
+    async fn tell_garbage(&self, backup: &Backup, volume: &VolumeName, skipped: Option<Skipped>) {
+        let Some(reason) = skipped else { return };
+        let name = backup.name_any();
+        tracing::warn!(backup = name, %volume, %reason, "blocks that nobody needs any more were left in the store");
+        let words = format!(
+            "blocks that only backup {name} of volume {volume} needed were left in the store: {reason}; the next deletion of a backup of this volume looks again"
+        );
+        self.context.events.warning(backup, Reason::GarbageLeft, words, None).await;
     }
 
     /// Whether what the store has under this name is what this object is about: a Backup that never completed may bear the name of one
@@ -138,8 +161,9 @@ impl Backups {
         let (uid, name) = (backup.uid().unwrap_or_default(), backup.name_any());
         self.hearts.forget(&uid);
         self.waiting.forget(&uid);
+        self.turns.forget(&uid);
         self.gauges.remove(&name);
-        self.show_volume(volume_name(backup), target_name(backup), Some(&name));
+        self.show_backup_volume(volume_name(backup), target_name(backup), Some(&name));
     }
 
     async fn wait(&self, backup: &Backup, why: &str) -> Result<Action, Error> {
@@ -160,26 +184,5 @@ impl Backups {
         let mut next = backup.status.clone().unwrap_or_default();
         next.messages = [(key.to_owned(), words)].into();
         status::write(&self.context.api::<Backup>(), backup, next).await.map(drop)
-    }
-}
-
-/// The right to delete in one volume's folder. Several deletions at once would each see a set of backups that changes under them, and
-/// leave the collection of blocks to the next.
-struct Turn<'a> {
-    backups: &'a Backups,
-    volume: String,
-}
-
-impl<'a> Turn<'a> {
-    fn take(backups: &'a Backups, volume: &VolumeName) -> Option<Self> {
-        let volume = volume.as_str().to_owned();
-        let free = backups.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(volume.clone());
-        free.then_some(Self { backups, volume })
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.backups.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.volume);
     }
 }

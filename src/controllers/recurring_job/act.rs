@@ -167,9 +167,12 @@ pub fn owner(volume: &str, uid: &str) -> OwnerReference {
 fn backup_object(context: &Context, job: &Job, volume: &Volume, name: &str, snapshot: &str, full: bool) -> Backup {
     let target = if volume.target.is_empty() { names::DEFAULT_BACKUP_TARGET } else { &volume.target };
     let labels = [(names::LABEL_BACKUP_VOLUME, volume.name.as_str()), (names::LABEL_BACKUP_TARGET, target)];
+    let mut kept = result_labels(job);
+    // Goes into the store with the backup: an object made from there is known as this job's by it.
+    kept.insert(names::LABEL_RECURRING_JOB_UID.to_owned(), job.uid.clone());
     let spec = BackupSpec {
         snapshot_name: snapshot.to_owned(),
-        labels: result_labels(job),
+        labels: kept,
         backup_mode: if full { BackupMode::Full } else { BackupMode::Incremental },
         ..BackupSpec::default()
     };

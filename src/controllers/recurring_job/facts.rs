@@ -67,8 +67,12 @@ pub struct Backup {
     pub job: Option<String>,
     /// Whether this object was made in this cluster, rather than from what the store holds.
     pub made_here: bool,
+    /// The uid of the job that made it, as kept in the store.
+    pub job_uid: Option<String>,
     /// How far it is.
     pub state: BackupState,
+    /// What it says that it waits for.
+    pub waits_for: Option<String>,
     /// The instant its snapshot stands for, else when the object was made.
     pub snapshot_at: Timestamp,
     /// The last time anybody wrote of progress, else when the object was made.

@@ -22,7 +22,7 @@ mod spec;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::Controller;
@@ -32,6 +32,7 @@ use kube::{Resource, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 pub use act::owner;
+pub use facts::TAKEN_UP_WITHIN;
 
 use self::observe::{JustMade, observe};
 use self::plan::{Note, State};
@@ -39,8 +40,9 @@ use self::run::{Outcome, Stage};
 use self::spec::Job;
 use super::caches::Caches;
 use super::events::Reason;
+use super::setting::definitions::name::MAX_RETENTION;
 use super::settings::Settings;
-use super::{Context, Error, drive, meta, status};
+use super::{Context, Error, drive, failed, meta, status};
 use crate::crd::{Condition, ConditionStatus, RecurringJob, condition_type, find_condition, names, set_condition};
 use crate::metrics::RunLabels;
 
@@ -60,14 +62,25 @@ struct Jobs {
 pub async fn run(context: Arc<Context>, caches: Caches, shutdown: CancellationToken) {
     let snapshots = caches.snapshots.touched().filter_map(|object| std::future::ready(job_of(object.as_ref())));
     let backups = caches.backups.touched().filter_map(|object| std::future::ready(job_of(object.as_ref())));
-    let controller =
-        Controller::for_stream(caches.jobs.trigger(), caches.jobs.reader()).reconcile_on(snapshots).reconcile_on(backups);
+    let controller = Controller::for_stream(caches.jobs.trigger(), caches.jobs.reader())
+        .reconcile_on(snapshots)
+        .reconcile_on(backups)
+        .reconcile_on(on_limit(&caches));
     let jobs = Arc::new(Jobs { context: context.clone(), caches, made: JustMade::default() });
     drive(controller, context, shutdown, move |object| {
         let jobs = jobs.clone();
         async move { jobs.reconcile(&object).await }
     })
     .await;
+}
+
+/// Every job, whenever the limit of `retain` changes: one that was refused for it waits for nothing else.
+fn on_limit(caches: &Caches) -> impl Stream<Item = ObjectRef<RecurringJob>> + Send + 'static + use<> {
+    let jobs = caches.jobs.clone();
+    caches.settings.touched().flat_map(move |setting| {
+        let all = if setting.name_any() == MAX_RETENTION { jobs.all() } else { Vec::new() };
+        stream::iter(all.into_iter().map(|job| ObjectRef::from_obj(job.as_ref())))
+    })
 }
 
 /// The job that made the object.
@@ -85,9 +98,26 @@ impl Jobs {
         }
         let settings = Settings::from_objects(self.caches.settings.all().iter().map(Arc::as_ref));
         match Job::parse(object, settings.max_retention()) {
-            Ok(job) => self.carry_out(object, &job, &settings).await,
+            Ok(job) => Ok(self.keep_time(object, &job, self.carry_out(object, &job, &settings).await)),
             Err(words) => self.refuse(object, words).await,
         }
+    }
+
+    /// A failure delays what failed and not the schedule: the next look is never later than the job's next time.
+    fn keep_time(&self, object: &RecurringJob, job: &Job, result: Result<Action, Error>) -> Action {
+        // Not the key of the controller, for which a pass that ends here went well.
+        let key = format!("run of {}", object.name_any());
+        let error = match result {
+            Ok(action) => {
+                self.context.backoff.reset(&key);
+                return action;
+            }
+            Err(error) => error,
+        };
+        let now = Timestamp::now();
+        let again_in = self.context.backoff.after(&key, &error).min(wait(now, [job.schedule.next_after(now), None]));
+        failed(&self.context, object, &error, again_in);
+        Action::requeue(again_in)
     }
 
     /// Says in status and Event why nothing will run.
@@ -199,4 +229,20 @@ fn last_run(object: &RecurringJob, state: &State, now: Timestamp) -> Option<Cond
 fn wait(now: Timestamp, times: [Option<Timestamp>; 2]) -> Duration {
     let until = |time: Timestamp| Duration::try_from(time.duration_since(now)).unwrap_or_default() + JUST_AFTER;
     times.into_iter().flatten().map(until).fold(LOOK_AGAIN, Duration::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_goes_past_the_next_time_of_a_job() {
+        let now = Timestamp::from_second(1_767_225_600).expect("timestamp");
+        let at = |seconds: i64| Timestamp::from_second(1_767_225_600 + seconds).ok();
+        assert_eq!(wait(now, [at(7), None]), Duration::from_secs(7) + JUST_AFTER);
+        assert_eq!(wait(now, [at(7), at(3)]), Duration::from_secs(3) + JUST_AFTER);
+        assert_eq!(wait(now, [at(3600), None]), LOOK_AGAIN);
+        assert_eq!(wait(now, [None, None]), LOOK_AGAIN);
+        assert_eq!(wait(now, [at(-5), None]), JUST_AFTER);
+    }
 }

@@ -10,6 +10,7 @@ use kube::{Resource, ResourceExt};
 use super::facts::{self, Facts};
 use super::run::Run;
 use super::spec::Job;
+use crate::controllers::backup::INFO;
 use crate::controllers::caches::Caches;
 use crate::controllers::settings::Settings;
 use crate::crd::{self, BackupState, Volume, VolumeState, condition_type, is_true, names};
@@ -168,7 +169,9 @@ fn backup(object: &crd::Backup, restored: &BTreeSet<String>) -> facts::Backup {
             object.spec.snapshot_name.clone()
         },
         job: label(object, names::LABEL_RECURRING_JOB),
+        waits_for: status.messages.get(INFO).cloned(),
         made_here: !object.labels().contains_key(names::LABEL_FROM_STORE),
+        job_uid: object.spec.labels.get(names::LABEL_RECURRING_JOB_UID).cloned(),
         state: match status.state {
             BackupState::Completed => facts::BackupState::Completed,
             BackupState::Error => facts::BackupState::Failed(status.error),

@@ -1,7 +1,8 @@
 //! What retention removes of a job's own snapshots and backups. Pure.
 //!
-//! Only what this job made for a volume that it still serves: nothing of a user, of another job or of another cluster. A backup goes only
-//! when `retain` newer ones are complete; failed ones are left to `failed-backup-ttl`.
+//! Only what this job made for a volume that it still serves: nothing of a user, of another job or of another cluster. An object that
+//! was made anew from what the store holds counts when the job's uid is kept with the backup, since names are other clusters' too. A
+//! backup goes only when `retain` newer ones are complete; failed ones are left to `failed-backup-ttl`.
 
 use std::collections::BTreeSet;
 
@@ -75,8 +76,12 @@ fn completed<'a>(facts: &'a Facts, volume: &'a str) -> impl Iterator<Item = (&'a
     facts.backups.iter().filter(move |(_, b)| b.volume == volume && b.state == BackupState::Completed && !b.deleting)
 }
 
+fn is_own(job: &Job, backup: &Backup) -> bool {
+    backup.job.as_deref() == Some(&job.name) && (backup.made_here || backup.job_uid.as_deref() == Some(&job.uid))
+}
+
 fn old_backups(job: &Job, facts: &Facts, volume: &str, now: Timestamp) -> Vec<Removal> {
-    let own = completed(facts, volume).filter(|(_, b)| b.job.as_deref() == Some(&job.name) && b.made_here);
+    let own = completed(facts, volume).filter(|(_, b)| is_own(job, b));
     let old = beyond(job, own.map(|(name, b)| (name, b.snapshot_at)), now);
     let free = old.into_iter().filter(|(name, _)| !facts.backups.get(name).is_some_and(|b| b.being_restored));
     free.map(|(name, reason)| Removal { kind: Kind::Backup, name, volume: volume.to_owned(), reason }).collect()

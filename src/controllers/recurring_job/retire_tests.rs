@@ -44,7 +44,9 @@ fn add(facts: &mut Facts, n: i64, job: Option<&str>) {
         volume: "v1".into(),
         snapshot: format!("snapshot-{n}"),
         job,
+        waits_for: None,
         made_here: true,
+        job_uid: None,
         state: BackupState::Completed,
         snapshot_at: at(n),
         moved_at: at(n),
@@ -115,6 +117,30 @@ fn what_others_made_is_never_touched_nor_counted() {
         ["snapshot-1", "snapshot-2", "snapshot-3"],
         "found in the store, perhaps another cluster's"
     );
+}
+
+#[test]
+fn a_backup_whose_object_was_made_anew_from_the_store_counts_for_the_job_whose_uid_it_keeps() {
+    let newest_two = ["backup-1", "backup-2"];
+    let none: [&str; 0] = [];
+    for (what, here, uid, name, gone) in [
+        ("made here, before uids were kept", true, None, "nightly", &newest_two[..]),
+        ("made here", true, Some("uid-nightly"), "nightly", &newest_two),
+        ("made anew, by this job", false, Some("uid-nightly"), "nightly", &newest_two),
+        ("by a job of that name in another cluster", false, Some("uid-elsewhere"), "nightly", &none),
+        ("nobody knows which cluster's", false, None, "nightly", &none),
+        ("another job's label with this uid", false, Some("uid-nightly"), "hourly", &none),
+    ] {
+        let mut facts = four();
+        for n in 1..=4 {
+            change(&mut facts, n, |b| {
+                (b.made_here, b.job_uid, b.job) = (here, uid.map(str::to_owned), Some(name.to_owned()));
+            });
+        }
+        let removed = names(&job(Task::Backup, 2), &facts);
+        let backups: Vec<_> = removed.iter().map(String::as_str).filter(|name| name.starts_with("backup-")).collect();
+        assert_eq!(backups, gone, "{what}");
+    }
 }
 
 #[test]

@@ -241,7 +241,7 @@ fn judge(entry: &Entry, job: &Job, facts: &Facts, now: Timestamp) -> Judgement {
             backup: Some(backup),
         }),
         (SnapshotState::Ready, None) => Judgement::Over(Stage::Succeeded),
-        (SnapshotState::Waiting, None) => until(&format!("snapshot {name}"), snapshot.created, now),
+        (SnapshotState::Waiting, None) => until(&format!("snapshot {name}"), None, snapshot.created, now),
     }
 }
 
@@ -254,19 +254,21 @@ fn judge_backup(name: &str, facts: &Facts, now: Timestamp) -> Judgement {
         BackupState::Completed => Judgement::Over(Stage::Succeeded),
         BackupState::Failed(reason) => failed(format!("backup {name}: {reason}")),
         BackupState::Unfinished if backup.deleting => failed(format!("backup {name} is being deleted")),
-        BackupState::Unfinished => until(&format!("backup {name}"), backup.moved_at, now),
+        BackupState::Unfinished => until(&format!("backup {name}"), backup.waits_for.as_deref(), backup.moved_at, now),
     }
 }
 
-fn until(what: &str, since: Timestamp, now: Timestamp) -> Judgement {
+/// `waits_for`: what it says itself, which is a better reason than any guess.
+fn until(what: &str, waits_for: Option<&str>, since: Timestamp, now: Timestamp) -> Judgement {
     let deadline = since.saturating_add(TAKEN_UP_WITHIN).unwrap_or(since);
-    if deadline <= now {
-        return Judgement::Over(Stage::Failed(format!(
-            "nobody has worked on {what} for {} minutes: is its node up?",
-            TAKEN_UP_WITHIN.as_mins()
-        )));
+    if deadline > now {
+        return Judgement::Until(deadline);
     }
-    Judgement::Until(deadline)
+    let minutes = TAKEN_UP_WITHIN.as_mins();
+    Judgement::Over(Stage::Failed(match waits_for {
+        Some(words) => format!("{what} has not got on for {minutes} minutes: {words}"),
+        None => format!("nobody has worked on {what} for {minutes} minutes: is its node up?"),
+    }))
 }
 
 /// What became of making one entry's objects.

@@ -47,7 +47,9 @@ fn backup(volume: &str, snapshot: &str, state: BackupState, moved_at: Timestamp)
         volume: volume.into(),
         snapshot: snapshot.into(),
         job: Some("nightly".into()),
+        waits_for: None,
         made_here: true,
+        job_uid: None,
         state,
         snapshot_at: moved_at,
         moved_at,
@@ -177,6 +179,42 @@ fn what_nobody_takes_up_fails_after_ten_minutes_and_not_before() {
     assert!(matches!(&run.entries[0].stage, Stage::Failed(reason) if reason.contains("10 minutes")), "{run:?}");
     // It does not keep the next time from beginning.
     assert_eq!(begin(&job, &facts, None, at(660), at(660)).run.entries[0].stage, Stage::Waiting);
+}
+
+#[test]
+fn what_stood_still_fails_with_the_reason_that_it_gives_itself() {
+    let job = job(Task::Backup, 10);
+    let mut facts = facts([volume("v1")]);
+    let mut run = begin(&job, &facts, None, at(0), at(0)).run;
+    let made = step(&mut run, &job, &facts, at(0));
+    make(&mut run, &mut facts, &made, at(0));
+    for backup in facts.backups.values_mut() {
+        backup.waits_for = Some("Waiting for the snapshot s1 to be ready".into());
+    }
+    assert_eq!(step(&mut run, &job, &facts, at(600)).ended, [0]);
+    assert!(
+        matches!(&run.entries[0].stage, Stage::Failed(reason) if reason.ends_with("Waiting for the snapshot s1 to be ready"))
+    );
+}
+
+#[test]
+fn a_store_that_is_away_for_ten_days_costs_one_pinned_snapshot_at_a_time() {
+    let job = job(Task::Backup, 10);
+    let mut facts = facts([volume("v1")]);
+    for hour in 0..240 {
+        let due = at(hour * 3600);
+        let mut run = begin(&job, &facts, None, due, due).run;
+        let made = step(&mut run, &job, &facts, due);
+        make(&mut run, &mut facts, &made, due);
+        assert_eq!(facts.read_by_backups().len(), 1, "hour {hour}");
+        // What the plan of the Backup does after its wait.
+        for backup in facts.backups.values_mut() {
+            backup.state = BackupState::Failed("backup target default is not available: no route".into());
+        }
+        step(&mut run, &job, &facts, at(hour * 3600 + 540));
+        assert!(matches!(&run.entries[0].stage, Stage::Failed(reason) if reason.contains("is not available: no route")));
+    }
+    assert!(facts.read_by_backups().is_empty());
 }
 
 #[test]

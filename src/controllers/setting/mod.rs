@@ -1,8 +1,9 @@
 //! Setting: every known name exists, values are checked, and the three aliases of the target `default` follow it and lead it.
 
 mod alias;
-pub mod definitions;
 pub mod mirror;
+
+pub use crate::crd::definitions;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -96,23 +96,29 @@ pub fn find(name: &str) -> Option<&'static Definition> {
 impl Definition {
     /// Whether the setting may hold `value`; else why not, in words for the user.
     pub fn check(&self, value: &str) -> Result<(), String> {
-        let allowed = match self.kind {
-            Kind::Bool if as_bool(value).is_some() => return Ok(()),
-            Kind::Bool => "true or false".to_owned(),
-            Kind::BoolPerEngine if bool_per_engine(value).is_some() => return Ok(()),
-            Kind::BoolPerEngine => r#"true, false or {"v1":"true"}"#.to_owned(),
-            Kind::Integer { min, max } if value.parse().is_ok_and(|n: u64| (min..=max).contains(&n)) => return Ok(()),
-            Kind::Integer { min, max } => format!("a whole number from {min} to {max}"),
-            Kind::Choice(words) if words.contains(&value) => return Ok(()),
-            Kind::Choice(words) => words.join(", "),
-            Kind::TargetUrl if value.is_empty() => return Ok(()),
-            Kind::TargetUrl => {
-                return value.parse::<crate::backupstore::target_url::Target>().map(drop).map_err(|e| e.to_string());
-            }
-            Kind::SecretName if value.is_empty() || is_object_name(value) => return Ok(()),
-            Kind::SecretName => "the name of a Secret, or nothing".to_owned(),
+        let sound = match self.kind {
+            Kind::Bool => as_bool(value).is_some(),
+            Kind::BoolPerEngine => bool_per_engine(value).is_some(),
+            Kind::Integer { min, max } => as_integer(value).is_some_and(|n| (min..=max).contains(&n)),
+            Kind::Choice(words) => words.contains(&value),
+            Kind::SecretName => value.is_empty() || is_object_name(value),
+            Kind::TargetUrl if value.is_empty() => true,
+            Kind::TargetUrl => return super::parse_target_url(value).map(drop),
         };
-        Err(format!("setting {} has the value {value:?}: allowed is {allowed}", self.name))
+        let refusal = || format!("setting {} has the value {value:?}: allowed is {}", self.name, self.allowed());
+        if sound { Ok(()) } else { Err(refusal()) }
+    }
+
+    /// What it may hold, in words.
+    pub fn allowed(&self) -> String {
+        match self.kind {
+            Kind::Bool => "true or false".to_owned(),
+            Kind::BoolPerEngine => r#"true, false or {"v1":"true"}"#.to_owned(),
+            Kind::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Kind::Choice(words) => words.join(", "),
+            Kind::TargetUrl => "a backup target's URL, or nothing".to_owned(),
+            Kind::SecretName => "the name of a Secret, or nothing".to_owned(),
+        }
     }
 }
 
@@ -127,12 +133,18 @@ fn is_object_name(name: &str) -> bool {
         })
 }
 
-pub(in crate::controllers) fn as_bool(value: &str) -> Option<bool> {
+/// Digits only, and no more than any setting needs: what the schema takes too.
+fn as_integer(value: &str) -> Option<u64> {
+    let digits = (1..=9).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit());
+    if digits { value.parse().ok() } else { None }
+}
+
+fn as_bool(value: &str) -> Option<bool> {
     value.parse().ok()
 }
 
 /// The value for data engine v1, of either form.
-pub(in crate::controllers) fn bool_per_engine(value: &str) -> Option<bool> {
+pub fn bool_per_engine(value: &str) -> Option<bool> {
     if let Some(plain) = as_bool(value) {
         return Some(plain);
     }
