@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
+use crate::agent::blocking::Volumes;
 use crate::agent::io::SnapshotSource;
 use crate::agent::transfers::Job;
 use crate::backupstore::block::Compression;
 use crate::backupstore::create::{BlockSize, CreateRequest, Mode, Receipt, SnapshotRef, VolumeRef};
+use crate::backupstore::progress::Progress;
 use crate::backupstore::target_url::BackupUrl;
 use crate::controllers::settings::Settings;
 use crate::controllers::stores::Stores;
@@ -20,6 +23,7 @@ use crate::crd::{
     Backup, BackupBlockSize, BackupMode, BackupState, BackupStatus, BackupTarget, CompressionMethod, KubernetesStatus, Map,
     Snapshot, Volume,
 };
+use crate::engine::SnapshotReader;
 use crate::metrics::TransferLabels;
 
 /// All that is known before the first byte moves.
@@ -28,7 +32,6 @@ pub struct Plan {
     /// The BackupTarget.
     pub target_name: String,
     request: CreateRequest,
-    url: BackupUrl,
     limit: usize,
 }
 
@@ -37,7 +40,7 @@ pub struct Plan {
 pub struct Outcome {
     /// The store's receipt.
     pub receipt: Receipt,
-    /// What `fromBackup` of a volume takes.
+    /// What `fromBackup` of a volume takes: the place that the bytes went to.
     pub url: BackupUrl,
     /// How its blocks are compressed.
     pub compression: Compression,
@@ -55,7 +58,8 @@ pub async fn prepare(
 ) -> Result<Plan, Error> {
     let target_name = target_name(backup, status, volume);
     let target = read_target(&agent.context, &target_name).await?;
-    let (backup_name, volume_name) = (parse(&backup.name_any())?, parse(&volume.name_any())?);
+    // Without a place to go to, the Backup waits and nothing is begun.
+    Stores::parse_url(&target)?;
     let taken = snapshot.status.clone().unwrap_or_default();
     let settings = Settings::read(&agent.context).await?;
     let compression = compression(volume.spec.backup_compression_method)
@@ -86,8 +90,7 @@ pub async fn prepare(
         labels: labels(backup, volume),
         parameters: Map::new(),
     };
-    let url = BackupUrl { target: Stores::parse_url(&target)?, backup: backup_name, volume: volume_name };
-    Ok(Plan { target_name, request, url, limit: settings.transfers_per_node() })
+    Ok(Plan { target_name, request, limit: settings.transfers_per_node() })
 }
 
 fn parse<N: std::str::FromStr<Err = crate::names::InvalidName>>(name: &str) -> Result<N, Error> {
@@ -148,26 +151,42 @@ pub fn begin(agent: &Agent, backup: &Backup, plan: Plan) {
     let plan = Arc::new(plan);
     agent.backups.start(job, move |progress, cancel| {
         let (context, engine, plan) = (context.clone(), engine.clone(), plan.clone());
-        async move {
-            // Opened anew for each attempt: a corrected Secret or URL takes effect with the next one.
-            let store = context.stores.open(&read_target(&context, &plan.target_name).await?).await?;
-            let request = plan.request.clone();
-            let (volume, snapshot) = (request.volume.name.clone(), request.snapshot.name.clone());
-            let reader = engine.call(move |engine| engine.open_snapshot(&volume, &snapshot)).await?;
-            if reader.info().id != request.snapshot.id {
-                return Err(Error::Invalid(format!(
-                    "snapshot {} in the pool is another one than its object says",
-                    request.snapshot.name
-                )));
-            }
-            let (labels, compression) = (request.labels.clone(), request.compression);
-            let result = store.create(request, Arc::new(SnapshotSource(reader)), progress.clone(), cancel).await;
-            let seen = progress.snapshot();
-            context.metrics.bytes_read.inc_by(seen.bytes_read);
-            context.metrics.bytes_uploaded.inc_by(seen.bytes_uploaded);
-            Ok(Outcome { receipt: result?, url: plan.url.clone(), compression, labels })
-        }
+        async move { attempt(&context, &engine, &plan, progress, cancel).await }
     });
+}
+
+async fn attempt(
+    context: &Context,
+    engine: &Volumes,
+    plan: &Plan,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+) -> Result<Outcome, Error> {
+    // Read anew for each attempt: a corrected Secret or URL takes effect with the next one, and the result names the place it is in.
+    let target = read_target(context, &plan.target_name).await?;
+    let place = Stores::parse_url(&target)?;
+    let store = context.stores.open(&target).await?;
+    let request = plan.request.clone();
+    let url = BackupUrl { target: place, backup: request.backup.clone(), volume: request.volume.name.clone() };
+    let (labels, compression) = (request.labels.clone(), request.compression);
+    let reader = open_snapshot(engine, &request).await?;
+    let result = store.create(request, Arc::new(SnapshotSource(reader)), progress.clone(), cancel).await;
+    let seen = progress.snapshot();
+    context.metrics.bytes_read.inc_by(seen.bytes_read);
+    context.metrics.bytes_uploaded.inc_by(seen.bytes_uploaded);
+    Ok(Outcome { receipt: result?, url, compression, labels })
+}
+
+async fn open_snapshot(engine: &Volumes, request: &CreateRequest) -> Result<Box<dyn SnapshotReader>, Error> {
+    let (volume, snapshot) = (request.volume.name.clone(), request.snapshot.name.clone());
+    let reader = engine.call(move |engine| engine.open_snapshot(&volume, &snapshot)).await?;
+    if reader.info().id != request.snapshot.id {
+        return Err(Error::Invalid(format!(
+            "snapshot {} in the pool is another one than its object says",
+            request.snapshot.name
+        )));
+    }
+    Ok(reader)
 }
 
 /// Counts a transfer that ended.
