@@ -8,6 +8,7 @@ mod blocking;
 mod io;
 mod node;
 mod snapshot;
+mod target;
 mod transfers;
 mod volume;
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Agent;
 use crate::agent::blocking::Volumes;
 use crate::agent::io::SnapshotSource;
+use crate::agent::target::Opened;
 use crate::agent::transfers::Job;
 use crate::backupstore::block::Compression;
 use crate::backupstore::create::{BlockSize, CreateRequest, Mode, Receipt, SnapshotRef, VolumeRef};
@@ -163,18 +164,19 @@ async fn attempt(
     cancel: CancellationToken,
 ) -> Result<Outcome, Error> {
     // Read anew for each attempt: a corrected Secret or URL takes effect with the next one, and the result names the place it is in.
-    let target = read_target(context, &plan.target_name).await?;
-    let place = Stores::parse_url(&target)?;
-    let store = context.stores.open(&target).await?;
+    let opened = Opened::to_write(context, read_target(context, &plan.target_name).await?).await?;
     let request = plan.request.clone();
-    let url = BackupUrl { target: place, backup: request.backup.clone(), volume: request.volume.name.clone() };
+    let url = BackupUrl { target: opened.place.clone(), backup: request.backup.clone(), volume: request.volume.name.clone() };
     let (labels, compression) = (request.labels.clone(), request.compression);
     let reader = open_snapshot(engine, &request).await?;
-    let result = store.create(request, Arc::new(SnapshotSource(reader)), progress.clone(), cancel).await;
+    let result = opened.store.create(request, Arc::new(SnapshotSource(reader)), progress.clone(), cancel).await;
     let seen = progress.snapshot();
     context.metrics.bytes_read.inc_by(seen.bytes_read);
     context.metrics.bytes_uploaded.inc_by(seen.bytes_uploaded);
-    Ok(Outcome { receipt: result?, url, compression, labels })
+    let receipt = result?;
+    // Hours may have passed: what was uploaded into a store that was swapped meanwhile is no whole backup there.
+    opened.verify().await?;
+    Ok(Outcome { receipt, url, compression, labels })
 }
 
 async fn open_snapshot(engine: &Volumes, request: &CreateRequest) -> Result<Box<dyn SnapshotReader>, Error> {

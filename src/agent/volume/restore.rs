@@ -7,6 +7,7 @@ use kube::api::ListParams;
 
 use crate::agent::Agent;
 use crate::agent::io::RestoreSink;
+use crate::agent::target::Opened;
 use crate::agent::transfers::Job;
 use crate::backupstore::restore::{RestoreReceipt, RestoreRequest};
 use crate::backupstore::target_url::{BackupUrl, Target};
@@ -30,8 +31,8 @@ pub async fn begin(agent: &Agent, volume: &Volume, name: VolumeName) -> Result<(
         let (context, engine, url, name) = (context.clone(), engine.clone(), url.clone(), name.clone());
         async move {
             let wanted = parse(&url)?;
-            let store = context.stores.open(&target_of(&context, &wanted.target).await?).await?;
-            let info = store.backup(&wanted.volume, &wanted.backup).await?.ok_or_else(|| {
+            let opened = Opened::to_read(&context, target_of(&context, &wanted.target).await?).await?;
+            let info = opened.store.backup(&wanted.volume, &wanted.backup).await?.ok_or_else(|| {
                 Error::Invalid(format!(
                     "spec.fromBackup names backup {} of volume {}, which is not in {}",
                     wanted.backup, wanted.volume, wanted.target
@@ -49,7 +50,7 @@ pub async fn begin(agent: &Agent, volume: &Volume, name: VolumeName) -> Result<(
                 )));
             }
             let request = RestoreRequest { volume: wanted.volume, backup: wanted.backup };
-            let result = store.restore(request, Arc::new(RestoreSink(writer)), progress, cancel).await;
+            let result = opened.store.restore(request, Arc::new(RestoreSink(writer)), progress, cancel).await;
             measure(&context, &result);
             Ok(result?)
         }
