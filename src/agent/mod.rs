@@ -12,6 +12,7 @@ mod target;
 mod transfers;
 mod volume;
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,9 @@ use crate::engine::Engine;
 
 /// How long a stopping agent waits for its transfers to give the store's locks back.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// How often transfers are compared with their objects.
+const SWEEP: Duration = Duration::from_secs(2);
 
 /// What the agent is told by its flags.
 #[derive(Debug, Clone)]
@@ -126,6 +130,7 @@ pub async fn run(context: Context, engine: Arc<dyn Engine>, config: Config, shut
     });
     let (a, b, c) = (agent.clone(), agent.clone(), agent.clone());
     tokio::join!(
+        end_orphans(agent.clone()),
         node::keep(agent, config.pool, shutdown.clone()),
         drive(volume_controller, context.clone(), shutdown.clone(), move |volume| volume::reconcile(a.clone(), volume)),
         drive(snapshot_controller, context.clone(), shutdown.clone(), move |snapshot| snapshot::reconcile(b.clone(), snapshot)),
@@ -135,6 +140,26 @@ pub async fn run(context: Context, engine: Arc<dyn Engine>, config: Config, shut
             tokio::join!(backups.shut_down(STOP_WITHIN), restores.shut_down(STOP_WITHIN));
         },
     );
+}
+
+/// Ends the transfers whose objects are gone: no reconcile tells of an object that was removed between two of them.
+async fn end_orphans(agent: Arc<Agent>) {
+    let mut clock = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            _ = clock.tick() => {}
+            () = agent.shutdown.cancelled() => return,
+        }
+        agent.backups.sweep(|| uids(&agent.caches.backups));
+        agent.restores.sweep(|| uids(&agent.caches.volumes));
+    }
+}
+
+fn uids<K>(cache: &Cache<K>) -> HashSet<String>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    cache.all().iter().filter_map(|object| object.uid()).collect()
 }
 
 /// The objects that each change is about.

@@ -3,7 +3,7 @@
 //! Nothing here needs to survive the process. What a transfer is for stands in its object, how far it is in the store or the pool; a
 //! new process begins it again and finds what is done already.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -169,6 +169,23 @@ impl<T: Send + Sync + 'static> Transfers<T> {
         if by_uid.get(uid).is_some_and(|entry| entry.state.lock().end.is_some()) {
             by_uid.remove(uid);
         }
+    }
+
+    /// Tells the transfers of objects that are gone to stop, and drops those of them that have ended. `existing`, the uids of all
+    /// objects, is asked for when no transfer can begin: the object of each one that has begun was there before.
+    pub fn sweep(&self, existing: impl FnOnce() -> HashSet<String>) {
+        let mut by_uid = self.lock();
+        if by_uid.is_empty() {
+            return;
+        }
+        let existing = existing();
+        by_uid.retain(|uid, entry| {
+            let gone = !existing.contains(uid);
+            if gone {
+                entry.cancel.cancel();
+            }
+            !gone || entry.state.lock().end.is_none()
+        });
     }
 
     /// Stops all and waits until they have ended, `within` at most.
