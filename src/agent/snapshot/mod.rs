@@ -15,7 +15,7 @@ use crate::controllers::settings::Settings;
 use crate::controllers::{ApiContext, Error, meta, status};
 use crate::crd::names::{LABEL_NODE, LABEL_RECURRING_JOB};
 use crate::crd::{Backup, Snapshot, SnapshotStatus, Switch, Time, Volume};
-use crate::engine::{Freeze, SnapshotInfo};
+use crate::engine::{self, Freeze, SnapshotInfo};
 use crate::metrics::SnapshotLabels;
 use crate::names::{InvalidName, SnapshotName, VolumeName};
 
@@ -46,10 +46,18 @@ pub async fn reconcile(agent: Arc<Agent>, snapshot: Arc<Snapshot>) -> Result<Act
         Step::Refuse(words) => fail(&agent, &snapshot, Error::Invalid(words)).await,
         Step::Take => match take(&agent, volume.as_deref(), names).await {
             Ok(info) => ready(&agent, &snapshot, &info).await,
+            Err(error) if is_passing(&error) => Err(error),
             Err(error) => fail(&agent, &snapshot, error).await,
         },
         Step::Remove => remove(&agent, &snapshot, names).await,
     }
+}
+
+/// Whether the back-off alone may mend it. What stands in the status ends the run of a job that waits for the snapshot, so only that
+/// goes there which lasts, or which a person must do something about.
+fn is_passing(error: &Error) -> bool {
+    let for_people = matches!(error, Error::Engine(engine::Error::Full { .. } | engine::Error::Pool { .. }));
+    error.is_transient() && !for_people
 }
 
 type Names = (VolumeName, SnapshotName);
@@ -197,5 +205,25 @@ fn labels(snapshot: &Snapshot) -> SnapshotLabels {
         snapshot: snapshot.name_any(),
         volume: snapshot.spec.volume.clone(),
         user_created: (!is_of_job(snapshot)).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_passes_does_not_fail_the_snapshot_and_a_full_pool_does() {
+        let busy = engine::Error::InUse { what: "volume v".into(), holder: "another call".into() };
+        let io = engine::Error::Io { context: "clone".into(), source: std::io::Error::other("interrupted") };
+        let api = Error::Api { context: "list the settings".into(), source: kube::Error::LinesCodecMaxLineLengthExceeded };
+        for error in [busy.into(), io.into(), api, Error::NotYet("later".into())] {
+            assert!(is_passing(&error), "{error}");
+        }
+        let full = engine::Error::Full { pool: "/pool".into(), context: "clone".into() };
+        let pool = engine::Error::Pool { pool: "/pool".into(), reason: "gone".into() };
+        for error in [full.into(), pool.into(), Error::Invalid("no such thing".into())] {
+            assert!(!is_passing(&error), "{error}");
+        }
     }
 }
