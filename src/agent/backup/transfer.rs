@@ -67,7 +67,7 @@ pub async fn prepare(
         .or_else(|| compression(settings.backup_compression()))
         .unwrap_or(Compression::Lz4);
     let setting = if settings.backup_block_size() == BlockSize::Mi16.bytes() { BlockSize::Mi16 } else { BlockSize::Mi2 };
-    let block_size = chosen_block_size(backup, volume).unwrap_or(setting);
+    let block_size = block_size(backup, volume, setting, taken.restore_size.unsigned_abs())?;
     let created = volume.metadata.creation_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
     let request = CreateRequest {
         volume: VolumeRef {
@@ -120,10 +120,30 @@ fn compression(method: CompressionMethod) -> Option<Compression> {
     }
 }
 
-fn chosen_block_size(backup: &Backup, volume: &Volume) -> Option<BlockSize> {
-    [backup.spec.backup_block_size, volume.spec.backup_block_size].into_iter().find_map(|size| match size {
-        BackupBlockSize::Mi2 => Some(BlockSize::Mi2),
-        BackupBlockSize::Mi16 => Some(BlockSize::Mi16),
+/// The block size for a snapshot of `size` bytes, which must be a multiple of it. Where only the setting asks for a larger one, the
+/// volume's size decides: every volume is a multiple of the smaller.
+fn block_size(backup: &Backup, volume: &Volume, setting: BlockSize, size: u64) -> Result<BlockSize, Error> {
+    let Some((asked, field)) = asked_block_size(backup, volume) else {
+        return Ok(if size.is_multiple_of(setting.bytes()) { setting } else { BlockSize::Mi2 });
+    };
+    if size.is_multiple_of(asked.bytes()) {
+        return Ok(asked);
+    }
+    Err(Error::Invalid(format!(
+        "{field} is {}, and the volume has {size} bytes, which is no multiple of it: {} is allowed, or leave the field out",
+        asked.bytes(),
+        BlockSize::Mi2.bytes()
+    )))
+}
+
+fn asked_block_size(backup: &Backup, volume: &Volume) -> Option<(BlockSize, &'static str)> {
+    let asked = [
+        (backup.spec.backup_block_size, "spec.backupBlockSize of the backup"),
+        (volume.spec.backup_block_size, "spec.backupBlockSize of the volume"),
+    ];
+    asked.into_iter().find_map(|(size, field)| match size {
+        BackupBlockSize::Mi2 => Some((BlockSize::Mi2, field)),
+        BackupBlockSize::Mi16 => Some((BlockSize::Mi16, field)),
         BackupBlockSize::Inherit | BackupBlockSize::Unknown => None,
     })
 }
@@ -197,4 +217,45 @@ pub fn measure(context: &Context, status: &BackupStatus, took: Duration) {
     let labels = TransferLabels { operation: "backup".to_owned(), outcome: outcome.to_owned() };
     context.metrics.transfers.get_or_create(&labels).inc();
     context.metrics.transfer_duration.get_or_create(&labels).observe(took.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::{BackupSpec, VolumeSpec};
+
+    const MI: u64 = 1 << 20;
+
+    fn chosen(backup: BackupBlockSize, volume: BackupBlockSize, setting: BlockSize, size: u64) -> Result<BlockSize, Error> {
+        let backup = Backup::new("b", BackupSpec { backup_block_size: backup, ..BackupSpec::default() });
+        let volume = Volume::new("v", VolumeSpec { backup_block_size: volume, ..VolumeSpec::default() });
+        block_size(&backup, &volume, setting, size)
+    }
+
+    #[test]
+    fn the_settings_block_size_is_for_volumes_that_it_divides() {
+        use BackupBlockSize::Inherit;
+        for (setting, size, wanted) in [
+            (BlockSize::Mi16, 32 * MI, BlockSize::Mi16),
+            (BlockSize::Mi16, 34 * MI, BlockSize::Mi2),
+            (BlockSize::Mi2, 32 * MI, BlockSize::Mi2),
+        ] {
+            assert_eq!(chosen(Inherit, Inherit, setting, size).ok(), Some(wanted), "{setting:?} {size}");
+        }
+    }
+
+    #[test]
+    fn a_block_size_that_was_asked_for_is_taken_or_refused_with_advice() {
+        use BackupBlockSize::{Inherit, Mi2, Mi16};
+        assert_eq!(chosen(Mi2, Mi16, BlockSize::Mi16, 34 * MI).ok(), Some(BlockSize::Mi2));
+        assert_eq!(chosen(Inherit, Mi16, BlockSize::Mi2, 32 * MI).ok(), Some(BlockSize::Mi16));
+        for (backup, volume, field) in [(Mi16, Mi2, "of the backup"), (Inherit, Mi16, "of the volume")] {
+            let error = chosen(backup, volume, BlockSize::Mi16, 34 * MI).expect_err("no multiple");
+            let words = error.to_string();
+            assert!(matches!(error, Error::Invalid(_)), "{words}");
+            for part in ["spec.backupBlockSize", field, "16777216", "35651584", "2097152 is allowed"] {
+                assert!(words.contains(part), "{part} in {words}");
+            }
+        }
+    }
 }
