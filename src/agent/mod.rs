@@ -32,7 +32,7 @@ use crate::backupstore::restore::RestoreReceipt;
 use crate::controllers::caches::Cache;
 use crate::controllers::{Context, drive};
 use crate::crd::names::LABEL_NODE;
-use crate::crd::{Backup, BackupTarget, Snapshot, Volume};
+use crate::crd::{Backup, BackupTarget, Setting, Snapshot, Volume};
 use crate::engine::Engine;
 
 /// How long a stopping agent waits for its transfers to give the store's locks back.
@@ -63,11 +63,12 @@ struct Agent {
     shutdown: CancellationToken,
 }
 
-/// This node's objects as the watches know them.
+/// This node's objects, and the settings, as the watches know them.
 struct Caches {
     volumes: Cache<Volume>,
     snapshots: Cache<Snapshot>,
     backups: Cache<Backup>,
+    settings: Cache<Setting>,
 }
 
 impl Caches {
@@ -79,11 +80,13 @@ impl Caches {
             volumes: Cache::start(context.api(), own(), shutdown),
             snapshots: Cache::start(context.api(), own(), shutdown),
             backups: Cache::start(context.api(), own(), shutdown),
+            settings: Cache::start(context.api(), watcher::Config::default(), shutdown),
         };
         let complete = async {
             caches.volumes.complete().await;
             caches.snapshots.complete().await;
             caches.backups.complete().await;
+            caches.settings.complete().await;
         };
         tokio::select! {
             () = complete => Some(caches),

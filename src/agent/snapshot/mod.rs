@@ -76,6 +76,7 @@ async fn observe(agent: &Agent, snapshot: &Snapshot, volume: Option<&Volume>, na
         Ok((Some(info.ready), all.iter().any(|s| s.name == name), all.len()))
     });
     let (whole, exists, count) = found.await?;
+    // Asked of the API server: who lowered the setting a moment ago must not be surprised by one more.
     let limit = match volume.and_then(own_limit) {
         Some(limit) => limit,
         None => Settings::read(&agent.context).await?.snapshot_max_count(),
@@ -99,9 +100,9 @@ fn own_limit(volume: &Volume) -> Option<usize> {
     usize::try_from(volume.spec.snapshot_max_count).ok().filter(|count| (1..=MOST_SNAPSHOTS).contains(count))
 }
 
-/// Snapshots that the volume may have at the most, whatever the setting says.
-pub fn limit_of(volume: &Volume) -> usize {
-    own_limit(volume).unwrap_or(MOST_SNAPSHOTS)
+/// Snapshots that the volume may have.
+pub fn limit_of(volume: &Volume, settings: &Settings) -> usize {
+    own_limit(volume).unwrap_or_else(|| settings.snapshot_max_count())
 }
 
 /// A Backup of this node that has not ended and reads the snapshot. Asked of the API server: a cache may not know the newest.
