@@ -6,6 +6,7 @@
 mod backup;
 mod blocking;
 mod io;
+mod measure;
 mod node;
 mod snapshot;
 mod target;

@@ -1,7 +1,6 @@
 //! The transfer of one Backup: a snapshot of this node's pool into the store of its target.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
@@ -10,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Agent;
 use crate::agent::blocking::Volumes;
 use crate::agent::io::SnapshotSource;
+use crate::agent::measure::Meter;
 use crate::agent::target::Opened;
 use crate::agent::transfers::Job;
 use crate::backupstore::block::Compression;
@@ -21,11 +21,9 @@ use crate::controllers::stores::Stores;
 use crate::controllers::{ApiContext, Context, Error};
 use crate::crd::names::{DEFAULT_BACKUP_TARGET, LABEL_ACCESS_MODE, LABEL_BACKUP_TARGET, LABEL_KUBERNETES_STATUS};
 use crate::crd::{
-    Backup, BackupBlockSize, BackupMode, BackupState, BackupStatus, BackupTarget, CompressionMethod, KubernetesStatus, Map,
-    Snapshot, Volume,
+    Backup, BackupBlockSize, BackupMode, BackupStatus, BackupTarget, CompressionMethod, KubernetesStatus, Map, Snapshot, Volume,
 };
 use crate::engine::SnapshotReader;
-use crate::metrics::TransferLabels;
 
 /// All that is known before the first byte moves.
 #[derive(Debug, Clone)]
@@ -189,11 +187,8 @@ async fn attempt(
     let url = BackupUrl { target: opened.place.clone(), backup: request.backup.clone(), volume: request.volume.name.clone() };
     let (labels, compression) = (request.labels.clone(), request.compression);
     let reader = open_snapshot(engine, &request).await?;
-    let result = opened.store.create(request, Arc::new(SnapshotSource(reader)), progress.clone(), cancel).await;
-    let seen = progress.snapshot();
-    context.metrics.bytes_read.inc_by(seen.bytes_read);
-    context.metrics.bytes_uploaded.inc_by(seen.bytes_uploaded);
-    let receipt = result?;
+    let meter = Meter::new(context.metrics.clone(), progress.clone());
+    let receipt = meter.during(opened.store.create(request, Arc::new(SnapshotSource(reader)), progress, cancel)).await?;
     // Hours may have passed: what was uploaded into a store that was swapped meanwhile is no whole backup there.
     opened.verify().await?;
     Ok(Outcome { receipt, url, compression, labels })
@@ -209,14 +204,6 @@ async fn open_snapshot(engine: &Volumes, request: &CreateRequest) -> Result<Box<
         )));
     }
     Ok(reader)
-}
-
-/// Counts a transfer that ended.
-pub fn measure(context: &Context, status: &BackupStatus, took: Duration) {
-    let outcome = if status.state == BackupState::Completed { "completed" } else { "error" };
-    let labels = TransferLabels { operation: "backup".to_owned(), outcome: outcome.to_owned() };
-    context.metrics.transfers.get_or_create(&labels).inc();
-    context.metrics.transfer_duration.get_or_create(&labels).observe(took.as_secs_f64());
 }
 
 #[cfg(test)]
