@@ -6,11 +6,14 @@
 mod backup;
 mod blocking;
 mod io;
+mod measure;
 mod node;
 mod snapshot;
+mod target;
 mod transfers;
 mod volume;
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,11 +33,14 @@ use crate::backupstore::restore::RestoreReceipt;
 use crate::controllers::caches::Cache;
 use crate::controllers::{Context, drive};
 use crate::crd::names::LABEL_NODE;
-use crate::crd::{Backup, BackupTarget, Snapshot, Volume};
+use crate::crd::{Backup, BackupTarget, Setting, Snapshot, Volume};
 use crate::engine::Engine;
 
 /// How long a stopping agent waits for its transfers to give the store's locks back.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// How often transfers are compared with their objects.
+const SWEEP: Duration = Duration::from_secs(2);
 
 /// What the agent is told by its flags.
 #[derive(Debug, Clone)]
@@ -58,11 +64,12 @@ struct Agent {
     shutdown: CancellationToken,
 }
 
-/// This node's objects as the watches know them.
+/// This node's objects, and the settings, as the watches know them.
 struct Caches {
     volumes: Cache<Volume>,
     snapshots: Cache<Snapshot>,
     backups: Cache<Backup>,
+    settings: Cache<Setting>,
 }
 
 impl Caches {
@@ -74,11 +81,13 @@ impl Caches {
             volumes: Cache::start(context.api(), own(), shutdown),
             snapshots: Cache::start(context.api(), own(), shutdown),
             backups: Cache::start(context.api(), own(), shutdown),
+            settings: Cache::start(context.api(), watcher::Config::default(), shutdown),
         };
         let complete = async {
             caches.volumes.complete().await;
             caches.snapshots.complete().await;
             caches.backups.complete().await;
+            caches.settings.complete().await;
         };
         tokio::select! {
             () = complete => Some(caches),
@@ -125,6 +134,7 @@ pub async fn run(context: Context, engine: Arc<dyn Engine>, config: Config, shut
     });
     let (a, b, c) = (agent.clone(), agent.clone(), agent.clone());
     tokio::join!(
+        end_orphans(agent.clone()),
         node::keep(agent, config.pool, shutdown.clone()),
         drive(volume_controller, context.clone(), shutdown.clone(), move |volume| volume::reconcile(a.clone(), volume)),
         drive(snapshot_controller, context.clone(), shutdown.clone(), move |snapshot| snapshot::reconcile(b.clone(), snapshot)),
@@ -134,6 +144,26 @@ pub async fn run(context: Context, engine: Arc<dyn Engine>, config: Config, shut
             tokio::join!(backups.shut_down(STOP_WITHIN), restores.shut_down(STOP_WITHIN));
         },
     );
+}
+
+/// Ends the transfers whose objects are gone: no reconcile tells of an object that was removed between two of them.
+async fn end_orphans(agent: Arc<Agent>) {
+    let mut clock = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            _ = clock.tick() => {}
+            () = agent.shutdown.cancelled() => return,
+        }
+        agent.backups.sweep(|| uids(&agent.caches.backups));
+        agent.restores.sweep(|| uids(&agent.caches.volumes));
+    }
+}
+
+fn uids<K>(cache: &Cache<K>) -> HashSet<String>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    cache.all().iter().filter_map(|object| object.uid()).collect()
 }
 
 /// The objects that each change is about.

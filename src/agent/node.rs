@@ -117,14 +117,14 @@ fn disk_status(pool: &str, space: &PoolSpace, volumes: &[VolumeInfo]) -> DiskSta
     }
 }
 
-/// What to say of a pool that fills up; `None` while there is room.
+/// What to say of a pool that fills up; `None` while there is room. Whole percent only: it stands in every volume of the node, and must
+/// not change with each write of a guest.
 pub fn pressure(space: &PoolSpace) -> Option<String> {
     let used = space.total.saturating_sub(space.available);
     let percent = (u128::from(used) * 100).checked_div(u128::from(space.total))?;
     (percent >= u128::from(PRESSURE_PERCENT)).then(|| {
         format!(
-            "the pool is {percent} % full, {} of {} bytes are left: remove snapshots or volumes, or grow the pool; when it is full, writes of volumes fail",
-            space.available, space.total
+            "the pool is {percent} % full: remove snapshots or volumes, or grow the pool; when it is full, writes of volumes fail"
         )
     })
 }
@@ -139,6 +139,13 @@ mod tests {
         assert!(pressure(&PoolSpace { total: 1000, available: 150 }).is_some_and(|words| words.contains("85 % full")));
         assert!(pressure(&PoolSpace { total: 1000, available: 0 }).is_some_and(|words| words.contains("100 % full")));
         assert_eq!(pressure(&PoolSpace { total: 0, available: 0 }), None);
+    }
+
+    #[test]
+    fn the_warning_stays_the_same_while_the_percent_does() {
+        let at = |available| pressure(&PoolSpace { total: 10_000, available });
+        assert_eq!(at(1499), at(1401));
+        assert_ne!(at(1499), at(1399));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Nothing here needs to survive the process. What a transfer is for stands in its object, how far it is in the store or the pool; a
 //! new process begins it again and finds what is done already.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ use crate::controllers::requeue::jittered;
 const RETRY_CAP: Duration = Duration::from_secs(30);
 /// How soon the store's lock is tried again.
 const LOCK_RETRY: Duration = Duration::from_secs(5);
+/// How long an attempt may take to end after it was told to: what hangs elsewhere must not hold its slot for ever.
+const GRACE: Duration = Duration::from_secs(30);
 /// How often a running attempt is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,7 @@ pub struct Transfers<T> {
     /// The name of the object whose transfer ended. As many at most as there are transfers.
     ended: mpsc::UnboundedSender<String>,
     patience: Option<Duration>,
+    grace: Duration,
     tasks: TaskTracker,
 }
 
@@ -107,7 +110,8 @@ impl<T: Send + Sync + 'static> Transfers<T> {
     /// its waits for a slot or for the store's lock not counted; without, it is tried until it is stopped.
     pub fn new(slots: Arc<Slots>, patience: Option<Duration>) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
         let (ended, receiver) = mpsc::unbounded_channel();
-        let transfers = Self { by_uid: Mutex::default(), slots, ended, patience, tasks: TaskTracker::new() };
+        let tasks = TaskTracker::new();
+        let transfers = Self { by_uid: Mutex::default(), slots, ended, patience, grace: GRACE, tasks };
         (Arc::new(transfers), receiver)
     }
 
@@ -167,6 +171,23 @@ impl<T: Send + Sync + 'static> Transfers<T> {
         }
     }
 
+    /// Tells the transfers of objects that are gone to stop, and drops those of them that have ended. `existing`, the uids of all
+    /// objects, is asked for when no transfer can begin: the object of each one that has begun was there before.
+    pub fn sweep(&self, existing: impl FnOnce() -> HashSet<String>) {
+        let mut by_uid = self.lock();
+        if by_uid.is_empty() {
+            return;
+        }
+        let existing = existing();
+        by_uid.retain(|uid, entry| {
+            let gone = !existing.contains(uid);
+            if gone {
+                entry.cancel.cancel();
+            }
+            !gone || entry.state.lock().end.is_none()
+        });
+    }
+
     /// Stops all and waits until they have ended, `within` at most.
     pub async fn shut_down(&self, within: Duration) {
         self.lock().values().for_each(|entry| entry.cancel.cancel());
@@ -220,7 +241,7 @@ impl<T: Send + Sync + 'static> Transfers<T> {
         }
     }
 
-    /// One attempt, cancelled when nothing moves for too long.
+    /// One attempt, cancelled when nothing moves for too long, and dropped when it does not end then.
     async fn watched<F, Fut>(
         &self,
         state: &State<T>,
@@ -238,6 +259,11 @@ impl<T: Send + Sync + 'static> Transfers<T> {
         let mut watch = tokio::time::interval(WATCH);
         let work = attempt(progress.clone(), cancel.clone());
         tokio::pin!(work);
+        let overdue = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(self.grace).await;
+        };
+        tokio::pin!(overdue);
         let mut stalled = None;
         loop {
             tokio::select! {
@@ -246,6 +272,10 @@ impl<T: Send + Sync + 'static> Transfers<T> {
                     (Err(_), Some(idle)) => Err(stalled_for(idle)),
                     (result, _) => result,
                 },
+                () = &mut overdue => {
+                    tracing::warn!("a transfer did not stop in time and was dropped");
+                    return Err(stalled.map_or_else(|| backupstore::Error::Cancelled.into(), stalled_for));
+                }
                 _ = watch.tick() => {}
             }
             let seen = progress.snapshot();

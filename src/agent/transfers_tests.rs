@@ -77,6 +77,44 @@ async fn an_attempt_that_hangs_is_cancelled_and_says_for_how_long_nothing_moved(
 }
 
 #[tokio::test]
+async fn an_attempt_that_does_not_end_when_told_to_is_dropped() {
+    let (mut transfers, mut ended) = transfers(Some(Duration::from_millis(100)));
+    Arc::get_mut(&mut transfers).expect("nobody else has it yet").grace = Duration::from_millis(50);
+    transfers.start(job("stalled", 1), |_, _| std::future::pending());
+    assert_eq!(ended.recv().await.as_deref(), Some("stalled"));
+    assert!(matches!(&*end(&transfers, "stalled"), End::Failed(error) if error.to_string().contains("nothing moved")));
+
+    let (mut transfers, mut ended) = self::transfers(None);
+    Arc::get_mut(&mut transfers).expect("nobody else has it yet").grace = Duration::from_millis(50);
+    transfers.start(job("stopped", 1), |_, _| std::future::pending());
+    activity(&transfers, "stopped", |activity| *activity == Activity::Moving).await;
+    transfers.stop("uid-stopped");
+    assert_eq!(ended.recv().await.as_deref(), Some("stopped"));
+    assert!(matches!(*end(&transfers, "stopped"), End::Stopped));
+    // Its slot is free again.
+    transfers.start(job("next", 1), |_, _| async { Ok(7) });
+    assert_eq!(ended.recv().await.as_deref(), Some("next"));
+}
+
+#[tokio::test]
+async fn a_transfer_whose_object_is_gone_is_stopped_and_forgotten_and_no_other() {
+    let (transfers, mut ended) = transfers(None);
+    let hold = |_: Arc<Progress>, cancel: CancellationToken| async move {
+        cancel.cancelled().await;
+        Err::<u32, _>(backupstore::Error::Cancelled.into())
+    };
+    transfers.start(job("gone", 2), hold);
+    transfers.start(job("there", 2), hold);
+    let existing = || HashSet::from(["uid-there".to_owned()]);
+    transfers.sweep(existing);
+    assert_eq!(ended.recv().await.as_deref(), Some("gone"));
+    transfers.sweep(existing);
+    assert!(transfers.view("uid-gone").is_none());
+    assert!(transfers.view("uid-there").is_some_and(|view| view.end.is_none()));
+    transfers.shut_down(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
 async fn the_wait_for_a_lock_is_shown_and_can_be_stopped() {
     let (transfers, mut ended) = transfers(Some(Duration::from_millis(1)));
     transfers.start(job("a", 2), |_, _| async {

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod backup;
 pub mod crd;
+mod deadline;
 pub mod manager;
 mod role;
 

@@ -8,6 +8,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::deadline;
 use crate::backupstore::lock::Timings;
 use crate::telemetry::LogFormat;
 
@@ -32,12 +33,15 @@ pub struct RoleArgs {
 }
 
 impl RoleArgs {
-    /// A client for the API server the flags name.
+    /// A client for the API server the flags name. Each of its calls ends in bounded time.
     pub async fn client(&self) -> Result<kube::Client, Box<dyn std::error::Error>> {
-        let Some(path) = &self.kubeconfig else { return Ok(kube::Client::try_default().await?) };
-        let kubeconfig = Kubeconfig::read_from(path)?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        Ok(kube::Client::try_from(config)?)
+        let config = match &self.kubeconfig {
+            None => kube::Config::infer().await?,
+            Some(path) => {
+                kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?
+            }
+        };
+        Ok(deadline::client(config)?)
     }
 
     /// The store lock times to use.

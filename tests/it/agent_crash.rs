@@ -113,3 +113,26 @@ fn a_deleted_backup_is_stopped_and_signed_off() {
     rig.kubectl(&["patch", "backups.longhorn.io", "b1", "--type=merge", "--patch", r#"{"metadata":{"finalizers":null}}"#]);
     rig.wait_gone("Backup", "b1");
 }
+
+/// As when somebody empties the finalizers: the agent never sees the object's deletion time.
+#[test]
+fn a_transfer_whose_object_was_removed_at_once_gives_its_lock_back_and_stores_nothing() {
+    let rig = Rig::start(2048 * MI);
+    let device = rig.attached_volume("data", SIZE);
+    write_random(&device, 0, 192 * MI);
+    rig.ready_snapshot("s1", "data");
+    slow_blocks(&rig, "PUT");
+    rig.backup("b1", "s1");
+    wait_half_way(&rig, "Backup", "b1", |status| status["progress"].as_i64().unwrap_or(0));
+    let locked = || rig.minio.keys().into_iter().filter(|key| key.contains("/locks/")).collect::<Vec<_>>();
+    assert!(!locked().is_empty());
+    rig.kubectl(&["patch", "backups.longhorn.io", "b1", "--type=merge", "--patch", r#"{"metadata":{"finalizers":null}}"#]);
+    rig.kubectl(&["delete", "backups.longhorn.io", "b1", "--wait=false"]);
+    rig.wait_gone("Backup", "b1");
+    eventually_blocking(SOON, "the lock is given back", || match locked() {
+        keys if keys.is_empty() => Ok(()),
+        keys => Err(format!("{keys:?}")),
+    });
+    let blocks = rig.minio.keys().iter().filter(|key| key.ends_with(".blk")).count();
+    assert!(blocks < 96, "it was stopped on its way, not at its end");
+}

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::cluster::Cluster;
@@ -60,6 +60,21 @@ impl Rig {
         self.apply(&format!(
             "apiVersion: longhorn.io/v1beta2\nkind: BackupTarget\nmetadata:\n  name: default\nspec:\n  backupTargetURL: {TARGET}\n  credentialSecret: minio-secret\n"
         ));
+        self.usable_target("");
+    }
+
+    /// Says of the target, as it is now, what the manager says of one that can be used and whose store has the id `store`; nothing: any.
+    pub fn usable_target(&self, store: &str) {
+        let generation = self.get("BackupTarget", "default")["metadata"]["generation"].clone();
+        let usable = json!({ "type": "Unavailable", "status": "False", "reason": "Available", "observedGeneration": generation });
+        let status = json!({ "status": { "available": true, "storeID": store, "conditions": [usable] } });
+        self.patch("backuptargets", "default", &["--subresource=status"], &status);
+    }
+
+    /// Merges `patch` into an object; `more` are further flags.
+    pub fn patch(&self, kind: &str, name: &str, more: &[&str], patch: &Value) {
+        let (kind, patch) = (format!("{kind}.longhorn.io"), patch.to_string());
+        self.kubectl(&[&["patch", &kind, name, "--type=merge", "--patch", &patch], more].concat());
     }
 
     /// Applies a manifest that must be taken.

@@ -25,7 +25,12 @@ impl System {
         let system = Self { manager, rig };
         eventually_blocking(SOON, "the target is available", || {
             let target = system.rig.get("BackupTarget", "default");
-            if target["status"]["available"] == true { Ok(()) } else { Err(target["status"].to_string()) }
+            // The rig says that it is available; only the manager knows which store it is.
+            if target["status"]["available"] == true && target["status"]["storeID"].is_string() {
+                Ok(())
+            } else {
+                Err(target["status"].to_string())
+            }
         });
         system
     }
@@ -57,19 +62,19 @@ impl System {
     /// Lets the job's next time be `at`, a past minute: its run begins at once.
     pub fn make_due(&self, job: &str, at: Timestamp) {
         let wall = at.to_zoned(jiff::tz::TimeZone::UTC);
-        self.patch("recurringjobs", job, &[], &json!({ "spec": { "cron": format!("{} {} * * *", wall.minute(), wall.hour()) } }));
+        self.rig.patch(
+            "recurringjobs",
+            job,
+            &[],
+            &json!({ "spec": { "cron": format!("{} {} * * *", wall.minute(), wall.hour()) } }),
+        );
         eventually_blocking(SOON, "the job was seen with its new schedule", || {
             let object = self.rig.get("RecurringJob", job);
             let next: Option<Timestamp> = object["status"]["nextScheduleAt"].as_str().and_then(|time| time.parse().ok());
             let minute = next.map(|next| next.to_zoned(jiff::tz::TimeZone::UTC).minute());
             if minute == Some(wall.minute()) { Ok(()) } else { Err(object["status"].to_string()) }
         });
-        self.patch("recurringjobs", job, &["--subresource=status"], &json!({ "status": { "nextScheduleAt": at } }));
-    }
-
-    fn patch(&self, kind: &str, name: &str, more: &[&str], patch: &Value) {
-        let (kind, patch) = (format!("{kind}.longhorn.io"), patch.to_string());
-        self.rig.kubectl(&[&["patch", &kind, name, "--type=merge", "--patch", &patch], more].concat());
+        self.rig.patch("recurringjobs", job, &["--subresource=status"], &json!({ "status": { "nextScheduleAt": at } }));
     }
 
     /// Waits until the run of `at` is over; the job's status.

@@ -13,8 +13,8 @@ use kube::runtime::controller::Action;
 
 use self::plan::{Facts, Step};
 pub use self::transfer::Outcome;
-use super::Agent;
 use super::transfers::{End, View};
+use super::{Agent, measure};
 use crate::controllers::events::Reason;
 use crate::controllers::{ApiContext, Error, status as status_writer};
 use crate::crd::names::{LABEL_FROM_STORE, TRUE};
@@ -177,7 +177,7 @@ async fn settle(
     };
     write(agent, backup, new.clone()).await?;
     agent.backups.forget(uid);
-    transfer::measure(&agent.context, &new, view.since.elapsed());
+    measure::ended(&agent.context.metrics, "backup", new.state == BackupState::Completed, view.since.elapsed());
     tell(agent, backup, volume, &new).await;
     Ok(Action::await_change())
 }

@@ -15,7 +15,7 @@ use crate::controllers::settings::Settings;
 use crate::controllers::{ApiContext, Error, meta, status};
 use crate::crd::names::{LABEL_NODE, LABEL_RECURRING_JOB};
 use crate::crd::{Backup, Snapshot, SnapshotStatus, Switch, Time, Volume};
-use crate::engine::{Freeze, SnapshotInfo};
+use crate::engine::{self, Freeze, SnapshotInfo};
 use crate::metrics::SnapshotLabels;
 use crate::names::{InvalidName, SnapshotName, VolumeName};
 
@@ -46,10 +46,18 @@ pub async fn reconcile(agent: Arc<Agent>, snapshot: Arc<Snapshot>) -> Result<Act
         Step::Refuse(words) => fail(&agent, &snapshot, Error::Invalid(words)).await,
         Step::Take => match take(&agent, volume.as_deref(), names).await {
             Ok(info) => ready(&agent, &snapshot, &info).await,
+            Err(error) if is_passing(&error) => Err(error),
             Err(error) => fail(&agent, &snapshot, error).await,
         },
         Step::Remove => remove(&agent, &snapshot, names).await,
     }
+}
+
+/// Whether the back-off alone may mend it. What stands in the status ends the run of a job that waits for the snapshot, so only that
+/// goes there which lasts, or which a person must do something about.
+fn is_passing(error: &Error) -> bool {
+    let for_people = matches!(error, Error::Engine(engine::Error::Full { .. } | engine::Error::Pool { .. }));
+    error.is_transient() && !for_people
 }
 
 type Names = (VolumeName, SnapshotName);
@@ -68,6 +76,7 @@ async fn observe(agent: &Agent, snapshot: &Snapshot, volume: Option<&Volume>, na
         Ok((Some(info.ready), all.iter().any(|s| s.name == name), all.len()))
     });
     let (whole, exists, count) = found.await?;
+    // Asked of the API server: who lowered the setting a moment ago must not be surprised by one more.
     let limit = match volume.and_then(own_limit) {
         Some(limit) => limit,
         None => Settings::read(&agent.context).await?.snapshot_max_count(),
@@ -91,9 +100,9 @@ fn own_limit(volume: &Volume) -> Option<usize> {
     usize::try_from(volume.spec.snapshot_max_count).ok().filter(|count| (1..=MOST_SNAPSHOTS).contains(count))
 }
 
-/// Snapshots that the volume may have at the most, whatever the setting says.
-pub fn limit_of(volume: &Volume) -> usize {
-    own_limit(volume).unwrap_or(MOST_SNAPSHOTS)
+/// Snapshots that the volume may have.
+pub fn limit_of(volume: &Volume, settings: &Settings) -> usize {
+    own_limit(volume).unwrap_or_else(|| settings.snapshot_max_count())
 }
 
 /// A Backup of this node that has not ended and reads the snapshot. Asked of the API server: a cache may not know the newest.
@@ -197,5 +206,25 @@ fn labels(snapshot: &Snapshot) -> SnapshotLabels {
         snapshot: snapshot.name_any(),
         volume: snapshot.spec.volume.clone(),
         user_created: (!is_of_job(snapshot)).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_passes_does_not_fail_the_snapshot_and_a_full_pool_does() {
+        let busy = engine::Error::InUse { what: "volume v".into(), holder: "another call".into() };
+        let io = engine::Error::Io { context: "clone".into(), source: std::io::Error::other("interrupted") };
+        let api = Error::Api { context: "list the settings".into(), source: kube::Error::LinesCodecMaxLineLengthExceeded };
+        for error in [busy.into(), io.into(), api, Error::NotYet("later".into())] {
+            assert!(is_passing(&error), "{error}");
+        }
+        let full = engine::Error::Full { pool: "/pool".into(), context: "clone".into() };
+        let pool = engine::Error::Pool { pool: "/pool".into(), reason: "gone".into() };
+        for error in [full.into(), pool.into(), Error::Invalid("no such thing".into())] {
+            assert!(!is_passing(&error), "{error}");
+        }
     }
 }

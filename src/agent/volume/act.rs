@@ -21,11 +21,11 @@ pub async fn act(agent: &Agent, volume: &Volume, seen: &Observed, step: Step) ->
         Step::BeginRestore => restore::begin(agent, volume, name).await,
         Step::FinishRestore => {
             engine.call(move |engine| engine.finish_restore(&name)).await?;
-            forget_restore(agent, volume);
+            restore::settle(agent, volume);
             Ok(())
         }
         Step::ClearRestore => {
-            forget_restore(agent, volume);
+            restore::settle(agent, volume);
             Ok(())
         }
         Step::Expand => {
@@ -42,7 +42,7 @@ pub async fn act(agent: &Agent, volume: &Volume, seen: &Observed, step: Step) ->
             Err(Error::NotYet(format!("waiting for the transfers of volume {name} to end")))
         }
         Step::Delete => {
-            forget_restore(agent, volume);
+            restore::settle(agent, volume);
             engine.call(move |engine| engine.delete(&name)).await
         }
         Step::Lost | Step::AwaitRestore | Step::Release | Step::Rest => Ok(()),
@@ -54,10 +54,4 @@ pub async fn release(agent: &Agent, volume: &Volume) -> Result<(), Error> {
     meta::release(&agent.context.api::<Volume>(), volume).await?;
     status::unmeasure(agent, volume);
     Ok(())
-}
-
-fn forget_restore(agent: &Agent, volume: &Volume) {
-    if let Some(uid) = volume.metadata.uid.as_deref() {
-        agent.restores.forget(uid);
-    }
 }

@@ -3,9 +3,10 @@
 use kube::ResourceExt;
 
 use super::plan::{Facts, Image, Restore};
-use crate::agent::Agent;
 use crate::agent::transfers::{Activity, End, View};
+use crate::agent::{Agent, snapshot};
 use crate::backupstore::restore::RestoreReceipt;
+use crate::controllers::settings::Settings;
 use crate::controllers::{Error, meta};
 use crate::crd::{BackupState, RestoreProgress, Time, Volume, VolumeState, condition_type, find_condition, reason};
 use crate::engine::{PoolSpace, VolumeInfo};
@@ -143,7 +144,7 @@ fn gather(
         from_backup: volume.spec.from_backup.clone(),
         restore,
         last_backup: last_backup(agent, &name),
-        snapshots: (snapshots, crate::agent::snapshot::limit_of(volume)),
+        snapshots: (snapshots, snapshot::limit_of(volume, &Settings::from_objects(agent.caches.settings.all()))),
     }
 }
 

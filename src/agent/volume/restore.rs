@@ -5,16 +5,16 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use kube::api::ListParams;
 
-use crate::agent::Agent;
 use crate::agent::io::RestoreSink;
-use crate::agent::transfers::Job;
-use crate::backupstore::restore::{RestoreReceipt, RestoreRequest};
+use crate::agent::target::Opened;
+use crate::agent::transfers::{End, Job};
+use crate::agent::{Agent, measure};
+use crate::backupstore::restore::RestoreRequest;
 use crate::backupstore::target_url::{BackupUrl, Target};
 use crate::controllers::settings::Settings;
 use crate::controllers::stores::Stores;
 use crate::controllers::{ApiContext, Context, Error};
 use crate::crd::{BackupTarget, Volume};
-use crate::metrics::TransferLabels;
 use crate::names::VolumeName;
 
 /// Begins the restore, or goes on with one that another process had begun: the checkpoint in the pool tells how far it got.
@@ -30,8 +30,8 @@ pub async fn begin(agent: &Agent, volume: &Volume, name: VolumeName) -> Result<(
         let (context, engine, url, name) = (context.clone(), engine.clone(), url.clone(), name.clone());
         async move {
             let wanted = parse(&url)?;
-            let store = context.stores.open(&target_of(&context, &wanted.target).await?).await?;
-            let info = store.backup(&wanted.volume, &wanted.backup).await?.ok_or_else(|| {
+            let opened = Opened::to_read(&context, target_of(&context, &wanted.target).await?).await?;
+            let info = opened.store.backup(&wanted.volume, &wanted.backup).await?.ok_or_else(|| {
                 Error::Invalid(format!(
                     "spec.fromBackup names backup {} of volume {}, which is not in {}",
                     wanted.backup, wanted.volume, wanted.target
@@ -49,9 +49,7 @@ pub async fn begin(agent: &Agent, volume: &Volume, name: VolumeName) -> Result<(
                 )));
             }
             let request = RestoreRequest { volume: wanted.volume, backup: wanted.backup };
-            let result = store.restore(request, Arc::new(RestoreSink(writer)), progress, cancel).await;
-            measure(&context, &result);
-            Ok(result?)
+            Ok(opened.store.restore(request, Arc::new(RestoreSink(writer)), progress, cancel).await?)
         }
     });
     Ok(())
@@ -83,8 +81,18 @@ async fn target_of(context: &Context, wanted: &Target) -> Result<BackupTarget, E
     })
 }
 
-fn measure<E>(context: &Context, result: &Result<RestoreReceipt, E>) {
-    let outcome = if result.is_ok() { "completed" } else { "error" };
-    let labels = TransferLabels { operation: "restore".to_owned(), outcome: outcome.to_owned() };
-    context.metrics.transfers.get_or_create(&labels).inc();
+/// Forgets a restore, and counts it if it ended by itself.
+pub fn settle(agent: &Agent, volume: &Volume) {
+    let Some(uid) = volume.metadata.uid.as_deref() else { return };
+    if let Some(view) = agent.restores.view(uid) {
+        let completed = match view.end.as_deref() {
+            Some(End::Done(_)) => Some(true),
+            Some(End::Failed(_)) => Some(false),
+            Some(End::Stopped) | None => None,
+        };
+        if let Some(completed) = completed {
+            measure::ended(&agent.context.metrics, "restore", completed, view.since.elapsed());
+        }
+    }
+    agent.restores.forget(uid);
 }
