@@ -3,6 +3,7 @@
 mod create;
 mod file;
 mod restore;
+mod sidecar;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
