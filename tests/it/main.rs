@@ -8,6 +8,7 @@ mod support;
 mod agent_backup;
 mod agent_crash;
 mod agent_rig;
+mod cli_backup;
 mod crd_admission;
 mod crds;
 mod driver_conformance;

@@ -1,9 +1,9 @@
 //! A plain image file as the source of a backup and the sink of a restore.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
@@ -12,10 +12,10 @@ use rustix::io::Errno;
 use super::sidecar::{Identity, Sidecar};
 use crate::backupstore::io::{Sink, Source};
 
-/// An image file that nobody writes while it is backed up.
+/// An image file or block device that nobody writes while it is backed up.
 pub struct ImageSource {
     file: File,
-    /// Bytes of the file.
+    /// Bytes of the file or device.
     length: u64,
     /// Bytes of the volume: the file's, rounded up to whole blocks. What is past the file reads as zeros.
     size: u64,
@@ -24,9 +24,19 @@ pub struct ImageSource {
 impl ImageSource {
     /// Opens `path`; the volume's size is rounded up to `block_size`.
     pub fn open(path: &Path, block_size: u64) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let length = file.metadata()?.len();
+        let mut file = File::open(path)?;
+        let kind = file.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a block device"));
+        }
+        // The metadata of a device do not tell its size.
+        let length = file.seek(io::SeekFrom::End(0))?;
         Ok(Self { file, length, size: length.next_multiple_of(block_size) })
+    }
+
+    /// Bytes of the image itself.
+    pub fn length(&self) -> u64 {
+        self.length
     }
 }
 
@@ -100,8 +110,9 @@ impl ImageSink {
         Ok(sink)
     }
 
-    /// The restore ended well: the file is no longer one that a later restore may go on with.
-    pub fn finish(&self) -> io::Result<()> {
+    /// The restore ended well: the file gets its `length`, and is no longer one that a later restore may go on with.
+    pub fn finish(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)?;
         self.file.sync_all()?;
         self.sidecar.remove()
     }
@@ -179,7 +190,8 @@ mod tests {
         drop(sink);
         let sink = ImageSink::create(&path, 4096).unwrap();
         assert_eq!(sink.load_checkpoint().unwrap().as_deref(), Some(&b"half"[..]));
-        sink.finish().unwrap();
+        sink.finish(4000).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 4000);
         assert!(ImageSink::create(&path, 4096).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -201,5 +213,11 @@ mod tests {
         std::fs::write(&path, b"precious").unwrap();
         assert_eq!(ImageSink::create(&path, 4096).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_folder_is_no_image() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ImageSource::open(dir.path(), 4096).err().unwrap().kind(), io::ErrorKind::InvalidInput);
     }
 }

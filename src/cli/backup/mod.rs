@@ -21,6 +21,9 @@ use crate::backupstore::lock::Timings;
 use crate::backupstore::progress::Progress;
 use crate::backupstore::target_url::Target;
 
+/// Label of a backup of an image whose length is no multiple of the block size: that length.
+const IMAGE_SIZE: &str = "drover.io/image-size";
+
 /// What can be done with backups from the command line.
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
