@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::minio::Minio;
 use crate::support::random::scramble;
 use crate::support::scratch::Scratch;
-use crate::support::{command, run};
+use crate::support::{command, run, try_run};
+
+const MIB: usize = 1 << 20;
 
 /// The binary, with nothing in its environment.
 fn drover(arguments: &[&str]) -> Command {
@@ -62,4 +65,31 @@ fn a_block_device_is_backed_up_whole() {
     run(&mut create(&target, Path::new(device.trim())));
     run(&mut restore(&target, &back));
     assert_same(&image, &back);
+}
+
+#[test]
+fn a_folder_is_used_whatever_the_shells_environment_says_of_s3() {
+    let (folder, target) = folder_store();
+    let image = folder.join("image");
+    std::fs::write(&image, noise(3, MIB)).unwrap();
+    run(create(&target, &image).envs([("HTTPS_PROXY", "proxy:3128"), ("AWS_ACCESS_KEY_ID", "half a pair")]));
+}
+
+/// The user's keys in the environment, `extra` ones added or replaced.
+fn keys(minio: &Minio, extra: &[(&str, &str)]) -> Vec<(String, String)> {
+    minio.secret(extra).into_iter().map(|(key, value)| (key, String::from_utf8(value).unwrap())).collect()
+}
+
+const BUCKET: &str = "s3://backupbucket@us-east-1/";
+
+#[test]
+fn the_token_of_temporary_keys_is_sent() {
+    let minio = Minio::start();
+    let folder = Scratch::new("cli-backup");
+    let image = folder.join("image");
+    std::fs::write(&image, noise(4, MIB)).unwrap();
+    // A server that sees a token refuses one that it has not given out.
+    let refused = try_run(create(BUCKET, &image).envs(keys(&minio, &[("AWS_SESSION_TOKEN", "hunter2")]))).unwrap_err();
+    assert!(refused.contains("InvalidTokenId"), "{refused}");
+    run(create(BUCKET, &image).envs(keys(&minio, &[])));
 }

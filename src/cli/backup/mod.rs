@@ -36,7 +36,7 @@ pub enum BackupCommand {
 /// Credentials come from the environment or a file, never from an argument: arguments are seen by every process of the host.
 #[derive(Debug, Args)]
 struct CredentialArgs {
-    /// Folder with one file per key of the credential Secret (as a mounted Secret has them); without it, the environment variables of the same names
+    /// Folder with one file per key of the credential Secret (as a mounted Secret has them); without it, the environment variables of the same names. Used for s3:// only
     #[arg(long, value_name = "DIR")]
     credentials: Option<PathBuf>,
 }
@@ -62,7 +62,11 @@ impl CredentialArgs {
 }
 
 fn open(target: &Target, credentials: &CredentialArgs) -> Result<Store, Box<dyn std::error::Error>> {
-    let credentials = credentials.read()?;
+    let credentials = match target {
+        Target::S3 { .. } => credentials.read()?,
+        // A shell's variables, a proxy for instance, are about other things: they must not keep a folder from being read.
+        Target::File { .. } => None,
+    };
     Ok(Store::new(driver::open(target, credentials.as_ref())?, Timings::default()))
 }
 
