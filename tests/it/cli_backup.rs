@@ -1,9 +1,13 @@
-//! `drover backup` as people call it: images and devices come back bit for bit.
+//! `drover backup` as people call it: images and devices come back bit for bit, at the promised cost in memory and requests.
 
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::minio::Minio;
+use crate::support::proxy::{Proxy, Verb};
 use crate::support::random::scramble;
 use crate::support::scratch::Scratch;
 use crate::support::{command, run, try_run};
@@ -92,4 +96,62 @@ fn the_token_of_temporary_keys_is_sent() {
     let refused = try_run(create(BUCKET, &image).envs(keys(&minio, &[("AWS_SESSION_TOKEN", "hunter2")]))).unwrap_err();
     assert!(refused.contains("InvalidTokenId"), "{refused}");
     run(create(BUCKET, &image).envs(keys(&minio, &[])));
+}
+
+/// The most memory that `command` ever held, by its own account in /proc.
+fn peak_memory(mut command: Command) -> u64 {
+    let mut child = command.spawn().unwrap();
+    let mut peak = 0;
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0) * 1024);
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{:?} failed", command.get_args().collect::<Vec<&OsStr>>());
+            return peak;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Different blocks of [`sparse_image`].
+const BLOCKS: u64 = 256;
+
+/// 4 GiB, every eighth block of 2 MiB with data. A fourth of those is full of it, more than would fit into the promised memory.
+fn sparse_image(path: &Path) {
+    let file = File::create(path).unwrap();
+    file.set_len(4 << 30).unwrap();
+    for block in 0..BLOCKS {
+        let bytes = if block % 4 == 0 { 2 * MIB } else { 4096 };
+        file.write_all_at(&noise(block + 1, bytes), block * 16 * MIB as u64).unwrap();
+    }
+}
+
+#[test]
+fn a_backup_and_restore_of_4_gib_take_at_most_128_mib_and_a_put_per_block() {
+    let minio = Minio::start();
+    let proxy = Proxy::to(minio.port());
+    let folder = Scratch::new("cli-memory");
+    let (image, back) = (folder.join("image"), folder.join("back"));
+    sparse_image(&image);
+    let keys = keys(&minio, &[("AWS_ENDPOINTS", &proxy.endpoint())]);
+    let (mut backup, mut restore) = (create(BUCKET, &image), restore(BUCKET, &back));
+    backup.envs(keys.clone());
+    restore.envs(keys);
+
+    let peak = peak_memory(backup) / MIB as u64;
+    let seen = proxy.seen();
+    let blocks = seen.iter().filter(|one| one.verb() == Verb::Put && one.target.contains(".blk")).count() as u64;
+    println!("backup: {peak} MiB at most, {} requests, {blocks} of them PUTs of blocks", seen.len());
+    assert_eq!(blocks, BLOCKS);
+    assert!(seen.len() as u64 <= BLOCKS + 16, "{} requests", seen.len());
+    assert!(peak <= 128, "backup: {peak} MiB");
+
+    proxy.forget();
+    let peak = peak_memory(restore) / MIB as u64;
+    println!("restore: {peak} MiB at most, {} requests", proxy.seen().len());
+    assert!(proxy.seen().len() as u64 <= BLOCKS + 16, "{} requests", proxy.seen().len());
+    assert!(peak <= 128, "restore: {peak} MiB");
+    assert_same(&image, &back);
 }
