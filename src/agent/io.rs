@@ -68,3 +68,21 @@ fn into_io(error: engine::Error) -> io::Error {
     };
     io::Error::new(kind, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backupstore::Error;
+
+    #[test]
+    fn a_restore_waits_for_room_and_gives_up_on_a_broken_disk() {
+        let sink = |error| Error::Sink { context: "write".to_owned(), source: into_io(error) };
+        let full = engine::Error::Full { pool: "/pool".into(), context: "failed to write".to_owned() };
+        let in_use = engine::Error::InUse { what: "volume vol-1".to_owned(), holder: "somebody".to_owned() };
+        assert!(sink(full).is_transient());
+        assert!(sink(in_use).is_transient());
+        let broken = |errno: i32| engine::Error::Io { context: "write".to_owned(), source: io::Error::from_raw_os_error(errno) };
+        assert!(sink(broken(rustix::io::Errno::DQUOT.raw_os_error())).is_transient());
+        assert!(!sink(broken(rustix::io::Errno::IO.raw_os_error())).is_transient());
+    }
+}

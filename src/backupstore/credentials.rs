@@ -12,6 +12,7 @@ use url::Url;
 
 const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
 const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
+const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
 const ENDPOINTS: &str = "AWS_ENDPOINTS";
 const CERT: &str = "AWS_CERT";
 const VIRTUAL_HOSTED_STYLE: &str = "VIRTUAL_HOSTED_STYLE";
@@ -22,9 +23,10 @@ const HTTPS_PROXY: &str = "HTTPS_PROXY";
 const NO_PROXY: &str = "NO_PROXY";
 
 /// Every key that is read, for whoever collects them from elsewhere than a Secret.
-pub const KEYS: [&str; 10] = [
+pub const KEYS: [&str; 11] = [
     ACCESS_KEY_ID,
     SECRET_ACCESS_KEY,
+    SESSION_TOKEN,
     ENDPOINTS,
     CERT,
     VIRTUAL_HOSTED_STYLE,
@@ -59,6 +61,8 @@ pub struct AccessKey {
     pub id: String,
     /// `AWS_SECRET_ACCESS_KEY`.
     pub secret: String,
+    /// `AWS_SESSION_TOKEN`: a temporary pair is good for nothing without it.
+    pub session_token: Option<String>,
 }
 
 /// Proxies by the scheme of the endpoint.
@@ -225,8 +229,10 @@ impl<'a> Reader<'a> {
         let damaged = |key| self.problems.iter().any(|p| matches!(p, Problem::NotText { key: k } if *k == key));
         let missing = match (self.values.get(ACCESS_KEY_ID), self.values.get(SECRET_ACCESS_KEY)) {
             (Some(id), Some(secret)) => {
-                return Some(AccessKey { id: (*id).to_owned(), secret: (*secret).to_owned() });
+                let session_token = self.values.get(SESSION_TOKEN).map(|token| (*token).to_owned());
+                return Some(AccessKey { id: (*id).to_owned(), secret: (*secret).to_owned(), session_token });
             }
+            (None, None) if self.values.contains_key(SESSION_TOKEN) => (ACCESS_KEY_ID, SESSION_TOKEN),
             (None, None) => return None,
             (Some(_), None) => (SECRET_ACCESS_KEY, ACCESS_KEY_ID),
             (None, Some(_)) => (ACCESS_KEY_ID, SECRET_ACCESS_KEY),
@@ -321,6 +327,13 @@ mod tests {
              invalid leading newline in AWS_SECRET_ACCESS_KEY; invalid trailing whitespace in AWS_SECRET_ACCESS_KEY; \
              invalid trailing whitespace in AWS_ENDPOINTS"
         );
+    }
+
+    #[test]
+    fn a_temporary_pair_keeps_its_token() {
+        let credentials = Credentials::parse(&data(&with(&[(SESSION_TOKEN, "token")]))).unwrap();
+        assert_eq!(credentials.access_key.unwrap().session_token.as_deref(), Some("token"));
+        assert!(refusal(&[(SESSION_TOKEN, "token")]).contains("AWS_ACCESS_KEY_ID is missing, AWS_SESSION_TOKEN is useless"));
     }
 
     #[test]

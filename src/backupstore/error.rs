@@ -161,7 +161,15 @@ impl Error {
             Self::LockHeld { .. } | Self::LockLost { .. } | Self::Superseded { .. } | Self::Internal { .. } | Self::Cancelled => {
                 true
             }
-            Self::Sink { source, .. } | Self::Source { source, .. } => source.kind() == io::ErrorKind::Interrupted,
+            Self::Source { source, .. } => source.kind() == io::ErrorKind::Interrupted,
+            // Room is made and holders let go without the restore being asked for anew.
+            Self::Sink { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::Interrupted
+                    | io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+                    | io::ErrorKind::ResourceBusy
+            ),
             Self::NoBackup { .. }
             | Self::BackupExists { .. }
             | Self::Config { .. }

@@ -95,11 +95,13 @@ impl Job<'_> {
         let plan = Plan::new(&info).map_err(|reason| self.damaged(reason))?;
         let (volume_size, block_size) = (info.volume_size, info.block_size);
         drop(info);
-        let (checkpoint, is_blank) = self.resume(digest, plan.groups()).await?;
+        let mut checkpoint = self.resume(digest, plan.groups()).await?;
         self.progress.enter(Phase::Restoring);
         self.progress.expect(plan.groups() as u64, plan.blocks() * block_size);
-        if !is_blank {
+        if checkpoint.needs_zeroing() {
             self.zero(plan.zeros(volume_size, block_size)).await?;
+            checkpoint.set_zeroed();
+            self.save(&checkpoint).await?;
         }
         let blocks_resumed = checkpoint.done();
         let transfer = Transfer {
@@ -150,26 +152,19 @@ impl Job<'_> {
         Error::Config { path: self.layout.backup(&self.request.backup).to_string(), reason }
     }
 
-    /// Where an earlier restore of this backup was, and whether everything else in the sink reads as zeros.
-    async fn resume(&self, digest: Checksum, groups: usize) -> Result<(Checkpoint, bool)> {
+    /// Where an earlier restore of this backup was, or the start of a new one.
+    async fn resume(&self, digest: Checksum, groups: usize) -> Result<Checkpoint> {
         let sink = self.sink.clone();
         let (state, is_blank) =
             self.blocking("read the checkpoint", move || Ok((sink.load_checkpoint()?, sink.is_blank()))).await?;
-        let new = Checkpoint::new(digest, groups);
-        match state {
-            None => {
-                // Before the first write: whoever finds the sink later knows that it is no longer blank.
-                self.save(&new).await?;
-                Ok((new, is_blank))
-            }
-            Some(state) => match Checkpoint::parse(&state, digest, groups) {
-                Some(checkpoint) => Ok((checkpoint, is_blank)),
-                None => {
-                    self.save(&new).await?;
-                    Ok((new, false))
-                }
-            },
+        if let Some(checkpoint) = state.as_deref().and_then(|state| Checkpoint::parse(state, digest, groups)) {
+            return Ok(checkpoint);
         }
+        // A state that is not ours tells that another restore has written here.
+        let new = Checkpoint::new(digest, groups, !is_blank || state.is_some());
+        // Before the first write: whoever finds the sink later knows that it is no longer blank.
+        self.save(&new).await?;
+        Ok(new)
     }
 
     async fn zero(&self, ranges: Vec<std::ops::Range<u64>>) -> Result<()> {

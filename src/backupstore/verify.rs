@@ -173,7 +173,7 @@ impl Verification<'_> {
         depth: Depth,
         report: &mut Report,
     ) -> Result<HashMap<Checksum, Fault>> {
-        let stored = self.store.list_blocks(&self.layout).await?;
+        let stored = self.store.list_blocks(&self.layout, expected.len() as u64, &|| self.progress.moved()).await?;
         // An object without bytes is no block, whatever its name.
         let stored: HashSet<Checksum> =
             stored.into_iter().filter(|(_, meta)| meta.size > 0).map(|(checksum, _)| checksum).collect();

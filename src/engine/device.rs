@@ -38,6 +38,14 @@ pub(super) struct LoopDevice {
     flags: u32,
 }
 
+#[cfg(test)]
+impl LoopDevice {
+    /// One that is not there.
+    pub fn named(path: PathBuf) -> Self {
+        Self { path, rdev: 0, direct_io: false, flags: 0 }
+    }
+}
+
 /// Every bound loop device of the machine by its file.
 pub(super) fn bound() -> Result<HashMap<FileId, LoopDevice>> {
     let mut found = HashMap::new();

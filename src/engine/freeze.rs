@@ -59,19 +59,16 @@ impl Mounted {
     pub fn frozen<T>(&self, paths: &VolumePaths, device: &LoopDevice, work: impl FnOnce() -> T) -> Result<(T, bool)> {
         let intent = FreezeIntent { boot_id: boot_id()?, device: device.rdev, mount_id: self.mount_id };
         meta::write_json(paths.dir(), VolumePaths::FREEZE, &intent)?;
-        let (result, was_frozen) = match sys::freeze(&self.point) {
-            Ok(()) => {
-                let guard = ThawOnDrop { point: &self.point, armed: true };
-                let result = work();
-                (result, guard.thaw())
-            }
-            Err(error) => {
-                tracing::warn!(device = %device.path.display(), %error, "file system is not frozen for the snapshot");
-                (work(), Ok(false))
-            }
-        };
-        // Kept when the thaw failed: then somebody must try again.
-        let was_frozen = was_frozen.context(|| format!("thaw the file system on {}", device.path.display()))?;
+        if let Err(error) = sys::freeze(&self.point) {
+            tracing::warn!(device = %device.path.display(), %error, "file system is not frozen for the snapshot");
+            // First: if we died at work, the heir of the intent would thaw what somebody else froze.
+            remove_intent(paths)?;
+            return Ok((work(), false));
+        }
+        let guard = ThawOnDrop { point: &self.point, armed: true };
+        let result = work();
+        // The intent stays when the thaw fails: then somebody must try again.
+        let was_frozen = guard.thaw().context(|| format!("thaw the file system on {}", device.path.display()))?;
         remove_intent(paths)?;
         Ok((result, was_frozen))
     }
@@ -147,4 +144,22 @@ fn remove_intent(paths: &VolumePaths) -> Result<()> {
 fn boot_id() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     fs::read_to_string(path).map(|id| id.trim().to_owned()).context(|| format!("read {}", path.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_without_a_freeze_of_ours_begins_without_an_intent() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = VolumePaths::at(folder.path().to_owned());
+        // No file system of this kind can be frozen.
+        let mounted = Mounted { point: File::open("/proc").unwrap(), mount_id: 1 };
+        let device = LoopDevice::named("/dev/loop-of-nobody".into());
+        let (was_pending, frozen) = mounted.frozen(&paths, &device, || is_pending(&paths)).unwrap();
+        assert!(!was_pending && !frozen);
+        assert!(!is_pending(&paths));
+    }
 }

@@ -3,12 +3,13 @@
 //! ```text
 //! {pool}/.drover.lock                         flock: making and removing of volumes
 //! {pool}/volumes/{volume}/                    flock on the folder: everything else about this volume
-//!                         volume.img  volume.json  freeze.json  checkpoint
+//!                         volume.img  volume.json  freeze.json  checkpoint  checkpoint.new
 //!                         snapshots/{snapshot}.img  {snapshot}.json
 //! {pool}/volumes/.tmp-{random}/               a volume being made
 //! {pool}/trash/{random}/                      a volume being removed
 //! ```
-//! A name that begins with `.tmp-` is half made: whoever holds the lock it belongs under may remove it.
+//! A name that begins with `.tmp-` is half made: whoever holds the lock it belongs under may remove it. The checkpoint is written without
+//! that lock, by the one who has claimed the image: so `checkpoint.new` stays until the restore has ended.
 
 use std::path::{Path, PathBuf};
 
@@ -81,6 +82,7 @@ impl VolumePaths {
     pub const META: &str = "volume.json";
     pub const FREEZE: &str = "freeze.json";
     pub const CHECKPOINT: &str = "checkpoint";
+    pub const NEW_CHECKPOINT: &str = "checkpoint.new";
 
     pub fn at(dir: PathBuf) -> Self {
         Self(dir)

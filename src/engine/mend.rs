@@ -105,9 +105,15 @@ fn snapshots(paths: &VolumePaths) -> Result<()> {
 /// Metadata that cannot be read tells nothing here; whoever needs it says so. The volume can still be deleted.
 fn remove_old_checkpoint(paths: &VolumePaths) -> Result<()> {
     match meta::read_json::<VolumeMeta>(paths.dir(), VolumePaths::META) {
-        Ok(Some(meta)) if meta.state == VolumeState::Ready => meta::remove_if_present(&paths.dir().join(VolumePaths::CHECKPOINT)),
+        Ok(Some(meta)) if meta.state == VolumeState::Ready => remove_checkpoint(paths),
         _ => Ok(()),
     }
+}
+
+/// What a restore that has ended no longer needs.
+pub(super) fn remove_checkpoint(paths: &VolumePaths) -> Result<()> {
+    meta::remove_if_present(&paths.dir().join(VolumePaths::NEW_CHECKPOINT))?;
+    meta::remove_if_present(&paths.dir().join(VolumePaths::CHECKPOINT))
 }
 
 fn remove_temporary(dir: &Path) -> Result<()> {

@@ -83,12 +83,16 @@ pub(super) fn write_json<T: Serialize>(dir: &Path, name: &str, value: &T) -> Res
 
 /// Puts `bytes` into the file `name` in `dir`: afterwards, and after a crash at any point, it holds all of them or what it held before.
 pub(super) fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let path = dir.join(name);
-    let temporary = dir.join(layout::temporary_name()?);
+    write_as(dir, &layout::temporary_name()?, name, bytes)
+}
+
+/// As [`write()`], by way of a name that the caller owns: what a crash left under it is overwritten.
+pub(super) fn write_as(dir: &Path, temporary: &str, name: &str, bytes: &[u8]) -> Result<()> {
+    let (temporary, path) = (dir.join(temporary), dir.join(name));
     let written =
         write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path)).context(|| format!("write {}", path.display()));
     if written.is_err() {
-        // Best effort: the next holder of the lock removes it as well.
+        // Best effort: whoever mends the volume removes it as well.
         let _ = fs::remove_file(&temporary);
     }
     written?;
@@ -96,7 +100,7 @@ pub(super) fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
+    let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -194,7 +194,7 @@ impl Reflink {
             image.sync_all().context(|| format!("sync volume {name}"))?;
         }
         meta::write_json(locked.paths.dir(), VolumePaths::META, &VolumeMeta { state: VolumeState::Ready })?;
-        meta::remove_if_present(&locked.paths.dir().join(VolumePaths::CHECKPOINT))
+        mend::remove_checkpoint(&locked.paths)
     }
 
     fn list_all(&self) -> Result<Vec<VolumeInfo>> {

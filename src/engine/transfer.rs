@@ -149,6 +149,7 @@ impl RestoreWriter for Writer {
     }
 
     fn save_checkpoint(&self, state: &[u8]) -> Result<()> {
-        meta::write(self.paths.dir(), VolumePaths::CHECKPOINT, state)
+        // Not by a temporary name: whoever takes the volume's lock meanwhile, which we do not hold, removes those.
+        meta::write_as(self.paths.dir(), VolumePaths::NEW_CHECKPOINT, VolumePaths::CHECKPOINT, state)
     }
 }

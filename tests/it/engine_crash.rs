@@ -83,9 +83,10 @@ fn half_made_and_half_removed_things_are_gone_after_the_next_start(kind: Kind) {
     run(command("chattr", &["+i"]).arg(snapshots.join("removed.img")));
     // A finished one whose flag was not set yet.
     run(command("chattr", &["-i"]).arg(snapshots.join("whole.img")));
-    // A revert before its rename, and the checkpoint of a restore that has ended.
+    // A revert before its rename, and the checkpoints of a restore that has ended.
     fs::write(folder.join(".tmp-3"), "x").unwrap();
     fs::write(folder.join("checkpoint"), "x").unwrap();
+    fs::write(folder.join("checkpoint.new"), "x").unwrap();
 
     let engine = disk.engine();
     assert_eq!(tree(&root), whole);

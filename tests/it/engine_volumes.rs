@@ -23,6 +23,7 @@ on_every_pool!(
     a_device_in_use_is_not_detached_and_stays_as_it_was,
     a_volume_in_use_is_not_deleted,
     a_restored_volume_is_whole_only_when_finished_and_resumes_from_its_checkpoint,
+    checkpoints_are_saved_while_others_mend_the_volume,
 );
 
 fn volume() -> VolumeName {
@@ -238,4 +239,32 @@ fn a_restored_volume_is_whole_only_when_finished_and_resumes_from_its_checkpoint
     expected[4 * MI as usize + 1..4 * MI as usize + 1001].fill(5);
     assert!(content(&*reader) == expected);
     assert_eq!(reader.allocated().unwrap(), [3 * MI..4 * MI + 65536]);
+}
+
+/// Another agent that starts, and a snapshot that is deleted, mend a volume whose restore goes on.
+fn checkpoints_are_saved_while_others_mend_the_volume(kind: Kind) {
+    let disk = Disk::new(kind, 1 << 30);
+    let engine = disk.engine();
+    engine.create(&volume(), 4 * MI, Content::Restoring).unwrap();
+    // What a process that died while it saved left behind.
+    fs::write(disk.config().dir.join("volumes/vol-1/checkpoint.new"), "half").unwrap();
+    let writer = engine.open_restore(&volume()).unwrap();
+    let stop = AtomicBool::new(false);
+    let saves = thread::scope(|scope| {
+        let saver = scope.spawn(|| {
+            let mut saves = 0u64;
+            while !stop.load(Ordering::Relaxed) || saves < 50 {
+                writer.save_checkpoint(&saves.to_le_bytes())?;
+                saves += 1;
+            }
+            Ok::<_, Error>(saves)
+        });
+        for _ in 0..50 {
+            engine.delete_snapshot(&volume(), &"none".parse().unwrap()).unwrap();
+            drop(disk.engine());
+        }
+        stop.store(true, Ordering::Relaxed);
+        saver.join().unwrap().unwrap()
+    });
+    assert_eq!(writer.load_checkpoint().unwrap().unwrap(), (saves - 1).to_le_bytes());
 }

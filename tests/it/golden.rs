@@ -35,33 +35,21 @@ struct Golden {
     sums: Sums,
 }
 
-/// The folder that holds golden stores beside the repository, wherever a worktree of it is.
-fn shared() -> Option<PathBuf> {
-    repository()
-        .ancestors()
-        .map(|folder| folder.join("shared/golden"))
-        .find(|folder| folder.join("longhorn-store.json").is_file())
-}
-
 impl Golden {
-    /// `None`, and said aloud, where the shared folder is not.
-    fn unpack(test: &str) -> Option<Self> {
-        let Some(shared) = shared() else {
-            println!("GOLDEN STORE NOT FOUND: {test} was NOT RUN: there is no ../shared/golden/longhorn-store.json");
-            return None;
-        };
+    fn unpack() -> Self {
+        let data = repository().join("tests/data/golden");
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Listing {
             volumes: Sums,
         }
-        let listing: Listing = serde_json::from_slice(&fs::read(shared.join("longhorn-store.json")).unwrap()).unwrap();
+        let listing: Listing = serde_json::from_slice(&fs::read(data.join("longhorn-store.json")).unwrap()).unwrap();
         let folder = Scratch::new("golden");
-        let archive = shared.join("longhorn-store.tar.xz");
+        let archive = data.join("longhorn-store.tar.xz");
         run(&mut command("tar", &["-xJf", archive.to_str().unwrap(), "-C", folder.to_str().unwrap()]));
         let timings = Timings { settle: Duration::from_millis(20), ..Timings::default() };
         let store = Store::new(Arc::new(Local::new(folder.to_path_buf())), timings);
-        Some(Self { folder, store, sums: listing.volumes })
+        Self { folder, store, sums: listing.volumes }
     }
 
     async fn restore(&self, volume: &VolumeName, backup: &BackupName) -> Vec<u8> {
@@ -114,7 +102,7 @@ fn volume_name(name: &str) -> VolumeName {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_backup_of_longhorn_restores_to_its_sum() {
-    let Some(golden) = Golden::unpack("every_backup_of_longhorn_restores_to_its_sum") else { return };
+    let golden = Golden::unpack();
     let listed: BTreeSet<String> = golden.store.list_volumes().await.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(listed, golden.sums.keys().cloned().collect());
     for (volume, backups) in &golden.sums {
@@ -128,7 +116,7 @@ async fn every_backup_of_longhorn_restores_to_its_sum() {
 
 #[test]
 fn every_config_of_longhorn_is_rewritten_byte_for_byte() {
-    let Some(golden) = Golden::unpack("every_config_of_longhorn_is_rewritten_byte_for_byte") else { return };
+    let golden = Golden::unpack();
     let mut files = Vec::new();
     walk(&golden.folder, &mut files);
     files.retain(|path| path.extension().is_some_and(|extension| extension == "cfg"));
@@ -145,7 +133,7 @@ fn every_config_of_longhorn_is_rewritten_byte_for_byte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backups_of_longhorn_are_deleted_one_by_one_and_the_others_stay_whole() {
-    let Some(golden) = Golden::unpack("backups_of_longhorn_are_deleted_one_by_one_and_the_others_stay_whole") else { return };
+    let golden = Golden::unpack();
     for (volume, backups) in &golden.sums {
         let volume = volume_name(volume);
         let mut remaining = backups.clone();
@@ -167,7 +155,7 @@ async fn backups_of_longhorn_are_deleted_one_by_one_and_the_others_stay_whole() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_is_added_to_a_volume_of_longhorn() {
-    let Some(golden) = Golden::unpack("a_backup_is_added_to_a_volume_of_longhorn") else { return };
+    let golden = Golden::unpack();
     for (volume, compression) in [("interop-lz4", Compression::Lz4), ("interop-gzip", Compression::None)] {
         let (name, backups) = golden.sums.get_key_value(volume).unwrap();
         let volume = volume_name(name);

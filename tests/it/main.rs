@@ -9,6 +9,7 @@ mod agent_backup;
 mod agent_crash;
 mod agent_rig;
 mod agent_store;
+mod cli_backup;
 mod crd_admission;
 mod crds;
 mod driver_conformance;

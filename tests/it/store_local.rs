@@ -1,10 +1,6 @@
-//! The store's operations as they run for users: real block sizes, real threads, a folder of files; how many requests they send and how
-//! much memory they take.
+//! The store's operations as they run for users: real block sizes, real threads, a folder of files; how many requests they send.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,47 +131,4 @@ async fn requests_are_one_put_per_new_block_and_at_most_sixteen_more() {
     store.delete_backup(&volume(), &"backup-1".parse().unwrap()).await.unwrap();
     let deletion = counters.snapshot();
     assert!(deletion.requests() - restore.requests() <= 16, "{deletion:?}");
-}
-
-/// The most memory `command` ever held, by its own account in /proc.
-fn peak_memory(mut command: Command) -> u64 {
-    let mut child = command.spawn().unwrap();
-    let mut peak = 0;
-    loop {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-        peak = peak.max(kib.unwrap_or(0) * 1024);
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{command:?} failed");
-            return peak;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-#[test]
-fn a_backup_and_restore_of_4_gib_take_at_most_128_mib() {
-    let folder = Scratch::new("store-memory");
-    let (image, back) = (folder.join("image"), folder.join("back"));
-    let file = File::create(&image).unwrap();
-    file.set_len(4 << 30).unwrap();
-    let chunk = 2 * MIB;
-    // An eighth of the volume is data that does not compress, spread over all of it.
-    for i in 0..256u64 {
-        file.write_all_at(&noise(i + 1, chunk), i * 8 * chunk as u64).unwrap();
-    }
-    let target = format!("file://{}/store/", folder.display());
-    std::fs::create_dir(folder.join("store")).unwrap();
-    let drover = env!("CARGO_BIN_EXE_drover");
-    let mut backup = Command::new(drover);
-    backup.args(["backup", "create", "--volume", "pvc-1", "--name", "backup-1", "--target", &target]).arg(&image);
-    let mut restore = Command::new(drover);
-    restore.args(["backup", "restore", &format!("{target}?backup=backup-1&volume=pvc-1")]).arg(&back);
-    for (what, command) in [("backup", backup), ("restore", restore)] {
-        let peak = peak_memory(command) / MIB as u64;
-        println!("peak memory of the {what}: {peak} MiB");
-        assert!(peak <= 128, "{what}: {peak} MiB");
-    }
-    assert!(Command::new("cmp").args([&image, &back]).status().unwrap().success());
 }

@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::file::ImageSource;
-use super::{CredentialArgs, open, with_progress};
+use super::{CredentialArgs, IMAGE_SIZE, open, with_progress};
 use crate::backupstore::block::Compression;
 use crate::backupstore::create::{BlockSize, CreateRequest, Mode, SnapshotRef, VolumeRef};
+use crate::backupstore::io::Source;
 use crate::backupstore::progress::Progress;
 use crate::backupstore::target_url::{BackupUrl, Target};
 use crate::names::{BackupName, SnapshotName, VolumeName};
@@ -50,6 +51,8 @@ pub async fn run(args: CreateArgs) -> super::super::Outcome {
         None => format!("backup-{}", random_hex::<8>()?).parse::<BackupName>()?,
     };
     let now = Timestamp::now();
+    // The volume is as large as its blocks: what of the last one is not the image's is told by this.
+    let size = (source.length() != source.size()).then(|| (IMAGE_SIZE.to_owned(), source.length().to_string()));
     let request = CreateRequest {
         volume: VolumeRef {
             name: args.volume.clone(),
@@ -66,7 +69,7 @@ pub async fn run(args: CreateArgs) -> super::super::Outcome {
         block_size: args.block_size,
         compression: args.compression,
         mode: Mode::Incremental,
-        labels: Default::default(),
+        labels: size.into_iter().collect(),
         parameters: Default::default(),
     };
     let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());

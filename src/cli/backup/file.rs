@@ -1,20 +1,21 @@
 //! A plain image file as the source of a backup and the sink of a restore.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
+use super::sidecar::{Identity, Sidecar};
 use crate::backupstore::io::{Sink, Source};
 
-/// An image file that nobody writes while it is backed up.
+/// An image file or block device that nobody writes while it is backed up.
 pub struct ImageSource {
     file: File,
-    /// Bytes of the file.
+    /// Bytes of the file or device.
     length: u64,
     /// Bytes of the volume: the file's, rounded up to whole blocks. What is past the file reads as zeros.
     size: u64,
@@ -23,9 +24,19 @@ pub struct ImageSource {
 impl ImageSource {
     /// Opens `path`; the volume's size is rounded up to `block_size`.
     pub fn open(path: &Path, block_size: u64) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let length = file.metadata()?.len();
+        let mut file = File::open(path)?;
+        let kind = file.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a block device"));
+        }
+        // The metadata of a device do not tell its size.
+        let length = file.seek(io::SeekFrom::End(0))?;
         Ok(Self { file, length, size: length.next_multiple_of(block_size) })
+    }
+
+    /// Bytes of the image itself.
+    pub fn length(&self) -> u64 {
+        self.length
     }
 }
 
@@ -69,36 +80,47 @@ impl Source for ImageSource {
 /// A new image file, or one that an interrupted restore left.
 pub struct ImageSink {
     file: File,
-    checkpoint: PathBuf,
+    identity: Identity,
+    sidecar: Sidecar,
 }
 
 impl ImageSink {
-    /// Makes `path` with `size` bytes. An existing file is refused unless an interrupted restore of ours left it.
+    /// Makes `path` with `size` bytes. An existing file is refused unless it is the very one that an interrupted restore of ours left.
     pub fn create(path: &Path, size: u64) -> io::Result<Self> {
-        let checkpoint = checkpoint_path(path);
-        let resuming = checkpoint.exists();
-        let file = if resuming {
-            OpenOptions::new().read(true).write(true).open(path)?
-        } else {
-            let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-            std::fs::write(&checkpoint, b"")?;
-            file
+        let sidecar = Sidecar::beside(path);
+        let left = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Some(Self { identity: Identity::of(&file)?, file, sidecar }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
-        file.set_len(size)?;
-        Ok(Self { file, checkpoint })
+        let sink = match left {
+            Some(sink) if sink.sidecar.load(&sink.identity)?.is_some() => sink,
+            Some(_) => return Err(foreign()),
+            None => Self::begin(path)?,
+        };
+        sink.file.set_len(size)?;
+        Ok(sink)
     }
 
-    /// The restore ended well: the file is no longer one that a later restore may go on with.
-    pub fn finish(&self) -> io::Result<()> {
+    /// A new file; a sidecar that an earlier one of its name left is no longer any's.
+    fn begin(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let sink = Self { identity: Identity::of(&file)?, file, sidecar: Sidecar::beside(path) };
+        sink.sidecar.save(&sink.identity, b"")?;
+        Ok(sink)
+    }
+
+    /// The restore ended well: the file gets its `length`, and is no longer one that a later restore may go on with.
+    pub fn finish(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)?;
         self.file.sync_all()?;
-        std::fs::remove_file(&self.checkpoint)
+        self.sidecar.remove()
     }
 }
 
-fn checkpoint_path(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".drover-restore");
-    path.with_file_name(name)
+fn foreign() -> io::Error {
+    let advice = "there is a file of that name that no interrupted restore left; move it away or name another";
+    io::Error::new(io::ErrorKind::AlreadyExists, advice)
 }
 
 impl Sink for ImageSink {
@@ -121,16 +143,11 @@ impl Sink for ImageSink {
     }
 
     fn load_checkpoint(&self) -> io::Result<Option<Vec<u8>>> {
-        let state = std::fs::read(&self.checkpoint)?;
-        Ok((!state.is_empty()).then_some(state))
+        Ok(self.sidecar.load(&self.identity)?.filter(|state| !state.is_empty()))
     }
 
     fn save_checkpoint(&self, state: &[u8]) -> io::Result<()> {
-        let mut new = self.checkpoint.clone().into_os_string();
-        new.push(".new");
-        std::fs::write(&new, state)?;
-        File::open(&new)?.sync_all()?;
-        std::fs::rename(&new, &self.checkpoint)
+        self.sidecar.save(&self.identity, state)
     }
 }
 
@@ -173,7 +190,34 @@ mod tests {
         drop(sink);
         let sink = ImageSink::create(&path, 4096).unwrap();
         assert_eq!(sink.load_checkpoint().unwrap().as_deref(), Some(&b"half"[..]));
-        sink.finish().unwrap();
+        sink.finish(4000).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 4000);
         assert!(ImageSink::create(&path, 4096).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_restore_goes_on_only_in_the_file_it_began_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        ImageSink::create(&path, 4096).unwrap().save_checkpoint(b"all of it").unwrap();
+
+        // Removed: it begins anew, in a file that often has the same inode number.
+        std::fs::remove_file(&path).unwrap();
+        let sink = ImageSink::create(&path, 4096).unwrap();
+        assert_eq!(sink.load_checkpoint().unwrap(), None);
+        sink.save_checkpoint(b"all of it").unwrap();
+
+        // Made by somebody else: not ours to write.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, b"precious").unwrap();
+        assert_eq!(ImageSink::create(&path, 4096).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_folder_is_no_image() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ImageSource::open(dir.path(), 4096).err().unwrap().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -5,6 +5,7 @@ mod file;
 mod list;
 mod output;
 mod restore;
+mod sidecar;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,9 @@ use crate::backupstore::driver;
 use crate::backupstore::lock::Timings;
 use crate::backupstore::progress::Progress;
 use crate::backupstore::target_url::Target;
+
+/// Label of a backup of an image whose length is no multiple of the block size: that length.
+const IMAGE_SIZE: &str = "drover.io/image-size";
 
 /// What can be done with backups from the command line.
 #[derive(Debug, Subcommand)]
@@ -41,7 +45,7 @@ pub enum BackupCommand {
 /// Credentials come from the environment or a file, never from an argument: arguments are seen by every process of the host.
 #[derive(Debug, Args)]
 struct CredentialArgs {
-    /// Folder with one file per key of the credential Secret (as a mounted Secret has them); without it, the environment variables of the same names
+    /// Folder with one file per key of the credential Secret (as a mounted Secret has them); without it, the environment variables of the same names. Used for s3:// only
     #[arg(long, value_name = "DIR")]
     credentials: Option<PathBuf>,
 }
@@ -67,7 +71,11 @@ impl CredentialArgs {
 }
 
 fn open(target: &Target, credentials: &CredentialArgs) -> Result<Store, Box<dyn std::error::Error>> {
-    let credentials = credentials.read()?;
+    let credentials = match target {
+        Target::S3 { .. } => credentials.read()?,
+        // A shell's variables, a proxy for instance, are about other things: they must not keep a folder from being read.
+        Target::File { .. } => None,
+    };
     Ok(Store::new(driver::open(target, credentials.as_ref())?, Timings::default()))
 }
 

@@ -7,7 +7,8 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::file::ImageSink;
-use super::{CredentialArgs, open, with_progress};
+use super::{CredentialArgs, IMAGE_SIZE, open, with_progress};
+use crate::backupstore::list::BackupInfo;
 use crate::backupstore::progress::Progress;
 use crate::backupstore::restore::RestoreRequest;
 use crate::backupstore::target_url::BackupUrl;
@@ -26,12 +27,12 @@ pub struct RestoreArgs {
 /// Restores the backup; every block's checksum is verified.
 pub async fn run(args: RestoreArgs) -> super::super::Outcome {
     let store = open(&args.url.target, &args.credentials)?;
-    let config = store
+    let info = store
         .backup(&args.url.volume, &args.url.backup)
         .await?
         .ok_or_else(|| format!("there is no backup {} of volume {} in {}", args.url.backup, args.url.volume, args.url.target))?;
-    let image = args.image.clone();
-    let sink = tokio::task::spawn_blocking(move || ImageSink::create(&image, config.volume_size))
+    let (image, size, length) = (args.image.clone(), info.volume_size, image_length(&info));
+    let sink = tokio::task::spawn_blocking(move || ImageSink::create(&image, size))
         .await?
         .map_err(|error| format!("failed to make {}: {error}", args.image.display()))?;
     let sink = Arc::new(sink);
@@ -39,7 +40,13 @@ pub async fn run(args: RestoreArgs) -> super::super::Outcome {
     let request = RestoreRequest { volume: args.url.volume, backup: args.url.backup };
     let transfer = store.restore(request, sink.clone(), progress.clone(), cancel.clone());
     with_progress("restoring", progress, cancel, transfer).await?;
-    tokio::task::spawn_blocking(move || sink.finish()).await??;
+    tokio::task::spawn_blocking(move || sink.finish(length)).await??;
     eprintln!("{} holds the backup, every block's checksum was verified", args.image.display());
     Ok(())
+}
+
+/// Bytes of the image that was backed up: those of the volume, unless the backup says how many of the last block's are.
+fn image_length(info: &BackupInfo) -> u64 {
+    let said = info.config.label(IMAGE_SIZE).and_then(|text| text.parse::<u64>().ok());
+    said.filter(|length| length.checked_next_multiple_of(info.block_size) == Some(info.volume_size)).unwrap_or(info.volume_size)
 }

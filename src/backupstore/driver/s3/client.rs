@@ -50,7 +50,9 @@ pub(super) fn new(target: String, region: &str, credentials: &Credentials, trans
         None => builder,
     };
     let builder = match &credentials.access_key {
-        Some(key) => builder.credentials_provider(SdkCredentials::new(&key.id, &key.secret, None, None, "Secret")),
+        Some(key) => {
+            builder.credentials_provider(SdkCredentials::new(&key.id, &key.secret, key.session_token.clone(), None, "Secret"))
+        }
         None => builder.credentials_provider(Environment { region, transport: transport.apart(), chain: Arc::default() }),
     };
     Client::from_conf(builder.build())
