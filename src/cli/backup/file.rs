@@ -77,6 +77,9 @@ impl Source for ImageSource {
     }
 }
 
+/// In the place of a restore's state: no restore knows it, so one that finds it takes nothing in the image for granted.
+const NO_STATE: &[u8] = b"unknown";
+
 /// A new image file, or one that an interrupted restore left.
 pub struct ImageSink {
     file: File,
@@ -94,12 +97,20 @@ impl ImageSink {
             Err(error) => return Err(error),
         };
         let sink = match left {
-            Some(sink) if sink.sidecar.load(&sink.identity)?.is_some() => sink,
+            Some(sink) if sink.sidecar.load(&sink.identity)?.is_some() => sink.distrusted_if_resized(size)?,
             Some(_) => return Err(foreign()),
             None => Self::begin(path)?,
         };
         sink.file.set_len(size)?;
         Ok(sink)
+    }
+
+    /// Of another length it was emptied by somebody, or is another backup's: what its state calls done may not be there.
+    fn distrusted_if_resized(self, size: u64) -> io::Result<Self> {
+        if self.file.metadata()?.len() != size {
+            self.sidecar.save(&self.identity, NO_STATE)?;
+        }
+        Ok(self)
     }
 
     /// A new file; a sidecar that an earlier one of its name left is no longer any's.
@@ -207,6 +218,11 @@ mod tests {
         let sink = ImageSink::create(&path, 4096).unwrap();
         assert_eq!(sink.load_checkpoint().unwrap(), None);
         sink.save_checkpoint(b"all of it").unwrap();
+
+        // Emptied: nothing of what was done counts.
+        File::options().write(true).truncate(true).open(&path).unwrap();
+        let sink = ImageSink::create(&path, 4096).unwrap();
+        assert_eq!(sink.load_checkpoint().unwrap().as_deref(), Some(NO_STATE));
 
         // Made by somebody else: not ours to write.
         std::fs::remove_file(&path).unwrap();
