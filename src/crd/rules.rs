@@ -442,7 +442,7 @@ pub(super) mod volume {
 /// Rules of Setting: what [`definitions`](super::definitions) says, in the API server's terms.
 pub(super) mod setting {
     use super::{Rule, backup_target, rule};
-    use crate::crd::definitions::{ALL, Definition, Kind};
+    use crate::crd::definitions::{ALL, Definition, Kind, WITHOUT_EFFECT};
 
     /// Object rules.
     pub fn values() -> Vec<Rule> {
@@ -450,7 +450,9 @@ pub(super) mod setting {
     }
 
     fn known_name() -> Rule {
-        let names = ALL.map(|definition| format!("'{}'", definition.name)).join(", ");
+        let own = ALL.iter().map(|definition| definition.name);
+        let names: Vec<String> = own.chain(WITHOUT_EFFECT).map(|name| format!("'{name}'")).collect();
+        let names = names.join(", ");
         let allowed = ALL.map(|definition| definition.name).join(", ");
         rule(
             format!("self.metadata.name in [{names}]"),

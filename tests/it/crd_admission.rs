@@ -309,6 +309,7 @@ fn settings(cluster: &Cluster) {
             (setting("backup-target", "s3://backupbucket@us-east-1/"), &[]),
             (setting("freeze-filesystem-for-snapshot", r#"{"v1":"false"}"#), &[]),
             (setting("failed-backup-ttl", "0"), &[]),
+            (setting("storage-over-provisioning-percentage", "200"), &[]),
             (setting("recurring-job-max-retention", "250"), &[]),
             (without_value, &["value", "Required"]),
             (setting("failed-backup-ttl", "1d"), &["failed-backup-ttl", "\"1d\"", "a whole number from 0 to 5256000"]),

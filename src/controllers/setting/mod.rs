@@ -95,6 +95,9 @@ async fn reconcile(setting: Arc<Setting>, context: Arc<Context>) -> Result<Actio
     }
     let name = setting.name_any();
     let verdict = match definitions::find(&name) {
+        None if definitions::WITHOUT_EFFECT.contains(&name.as_str()) => {
+            Err(format!("setting {name} of Longhorn has no effect here: it is about what this system does not have"))
+        }
         None => Err(format!("setting {name} does not exist: see the list of settings in the documentation")),
         Some(definition) => definition.check(&setting.value),
     };
