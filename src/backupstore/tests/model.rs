@@ -1,5 +1,5 @@
 //! The whole of it, interleaved: two writers of two clusters and a deleter on one volume, each call of each a step that a random schedule
-//! orders, delays, fails, sends twice or leaves without an answer; processes are suspended, killed and started again. Time is the schedule's.
+//! orders, delays, fails, sends twice or leaves without an answer; processes are cut off, frozen, killed and started again. Time is the schedule's.
 //!
 //! The real operations run, over the memory driver. After every change that adds a backup or takes a block away, every complete backup
 //! must have all its blocks. `DROVER_SOAK_ROUNDS` sets how many thousand schedules are tried, `DROVER_SEED` repeats a run.
@@ -26,6 +26,9 @@ const PROCESSES: usize = WRITERS + 1;
 const LATE: Duration = Duration::from_millis(14_900);
 /// One whose sender is dead: its connection is closed.
 const LATE_OF_DEAD: Duration = Duration::from_millis(1_900);
+/// A server has carried out a request by then, or never does, also where its sender is frozen and so cannot give it up: what the fence
+/// leaves of a lock's life. No client can answer for a server that takes longer.
+const CARRIED_OUT: Duration = Duration::from_secs(60);
 
 /// What the schedule does next.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +41,13 @@ enum Step {
     Again(u8),
     /// Moves the clock to the next alarm.
     Tick,
-    /// Moves the clock by seconds, calls waiting.
+    /// Lets seconds pass, calls waiting.
     Wait(u8),
+    /// Lets seconds pass that no process sees: all are frozen.
+    Freeze(u8),
+    /// Answers no call of a process.
     Suspend(u8),
+    /// Answers them again.
     Resume(u8),
     /// Kills a process; it starts again at the next step.
     Kill(u8),
@@ -57,6 +64,7 @@ fn step(trouble: u32) -> impl Strategy<Value = Step> {
         trouble => any::<u8>().prop_map(Step::Again),
         6 => Just(Step::Tick),
         trouble => (1u8..=200).prop_map(Step::Wait),
+        trouble => (1u8..=200).prop_map(Step::Freeze),
         trouble => process.clone().prop_map(Step::Suspend),
         trouble => process.clone().prop_map(Step::Resume),
         trouble => process.prop_map(Step::Kill),
@@ -67,6 +75,9 @@ fn step(trouble: u32) -> impl Strategy<Value = Step> {
 struct Ticket {
     process: usize,
     write: Option<Write>,
+    sent: Duration,
+    /// Whether it takes effect was decided while its sender was frozen.
+    decided: Arc<AtomicBool>,
     answer: oneshot::Sender<Verdict>,
 }
 
@@ -106,11 +117,13 @@ struct InFlight {
     world: Arc<World>,
     process: usize,
     write: Option<Write>,
+    decided: Arc<AtomicBool>,
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(write) = self.write.take()
+            && !self.decided.load(SeqCst)
             && !self.world.coin.fetch_add(1, SeqCst).is_multiple_of(3)
         {
             let window = if self.world.dying[self.process].load(SeqCst) { LATE_OF_DEAD } else { LATE };
@@ -135,12 +148,15 @@ struct Process {
 impl Hook for Process {
     fn call(&self, call: Call) -> BoxFuture<'_, Verdict> {
         let (answer, verdict) = oneshot::channel();
-        let in_flight = InFlight { world: self.world.clone(), process: self.number, write: call.write.clone() };
+        let decided = Arc::<AtomicBool>::default();
+        let in_flight =
+            InFlight { world: self.world.clone(), process: self.number, write: call.write.clone(), decided: decided.clone() };
         let matters = call.write.as_ref().is_some_and(matters);
         async move {
             // Whole: captured by field, it would be dropped before the call begins.
             let mut in_flight = in_flight;
-            locked(&self.world.tickets).push(Ticket { process: self.number, write: call.write, answer });
+            let sent = self.world.clock.now();
+            locked(&self.world.tickets).push(Ticket { process: self.number, write: call.write, sent, decided, answer });
             let verdict = verdict.await.unwrap_or(Verdict::FailBefore);
             in_flight.write = None;
             if matters && verdict != Verdict::FailBefore {
@@ -170,6 +186,23 @@ impl World {
             self.changed.fetch_or(matters(&write), SeqCst);
         }
         self.clock.advance(to.saturating_sub(self.clock.now()));
+    }
+
+    /// Moves the clock while nobody sees it. The server meanwhile carries out what was sent, or loses it; the connections are gone.
+    fn freeze(&self, by: Duration) {
+        let (now, mut tickets) = (self.clock.now(), locked(&self.tickets));
+        for ticket in tickets.drain(..) {
+            let carried_out = (ticket.sent + CARRIED_OUT).min(now + by);
+            if let Some(write) =
+                ticket.write.filter(|_| !ticket.answer.is_closed() && !self.coin.fetch_add(1, SeqCst).is_multiple_of(3))
+            {
+                self.later(carried_out.saturating_sub(now), write);
+            }
+            ticket.decided.store(true, SeqCst);
+            let _ = ticket.answer.send(Verdict::FailBefore);
+        }
+        drop(tickets);
+        self.advance(by);
     }
 
     fn tick(&self) -> bool {
@@ -326,6 +359,7 @@ fn interleave(time: &Time, world: &Arc<World>, steps: Vec<Step>) {
     let mut steps = steps.into_iter();
     let mut processes: Vec<Option<tokio::task::JoinHandle<()>>> = (0..PROCESSES).map(|_| None).collect();
     let mut left = 20_000;
+    let mut wait_until = Duration::ZERO;
     time.run_with(ended, || {
         world.check();
         left -= 1;
@@ -338,13 +372,23 @@ fn interleave(time: &Time, world: &Arc<World>, steps: Vec<Step>) {
                 return true;
             }
         }
+        let now = world.clock.now();
+        if now < wait_until {
+            let next = world.clock.next_alarm().map_or(wait_until, |alarm| alarm.min(wait_until));
+            world.advance(next.saturating_sub(now));
+            return true;
+        }
         match steps.next() {
             Some(Step::Answer(which, verdict)) => world.answer(which, verdict) || world.tick() || world.resume_all(),
             Some(Step::Late(which)) => world.answer_late(which, Verdict::FailBefore) || world.tick() || world.resume_all(),
             Some(Step::Again(which)) => world.answer_late(which, Verdict::GoAgain) || world.tick() || world.resume_all(),
             Some(Step::Tick) => world.tick() || world.resume_all(),
             Some(Step::Wait(seconds)) => {
-                world.advance(Duration::from_secs(seconds.into()));
+                wait_until = now + Duration::from_secs(seconds.into());
+                world.idle()
+            }
+            Some(Step::Freeze(seconds)) => {
+                world.freeze(Duration::from_secs(seconds.into()));
                 world.idle()
             }
             Some(Step::Suspend(number)) => {
