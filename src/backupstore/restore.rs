@@ -24,14 +24,12 @@ use super::layout::VolumeLayout;
 use super::list::BackupInfo;
 use super::lock::{Lock, LockKind};
 use super::progress::{Phase, Progress};
-use super::workers::{Buffers, Workers};
+use super::workers::{Buffers, Workers, in_flight};
 use crate::names::{BackupName, VolumeName};
 
 /// Fetched blocks between two checkpoints, and the time between them where fetching is slow.
 const CHECKPOINT_BLOCKS: u64 = 64;
 const CHECKPOINT_TIME: Duration = Duration::from_secs(10);
-/// Blocks on their way at once: see [`super::create`].
-const IN_FLIGHT_BYTES: u64 = 16 << 20;
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +175,7 @@ impl Job<'_> {
 
     /// Fetches what is not done yet, noting from time to time what is.
     async fn transfer(&self, transfer: Arc<Transfer>, mut checkpoint: Checkpoint) -> Result<Checkpoint> {
-        let in_flight = usize::try_from(IN_FLIGHT_BYTES / transfer.block_size).unwrap_or(2).clamp(2, 8);
+        let in_flight = in_flight(transfer.block_size);
         let todo: Vec<usize> = (0..transfer.plan.groups()).filter(|group| !checkpoint.is_done(*group)).collect();
         for group in (0..transfer.plan.groups()).filter(|group| checkpoint.is_done(*group)) {
             self.progress.done(1, transfer.plan.group(group).len() as u64 * transfer.block_size);

@@ -19,11 +19,8 @@ use super::error::{DriverContext, Error, Result};
 use super::layout::VolumeLayout;
 use super::list::BackupInfo;
 use super::progress::{Phase, Progress};
-use super::workers::Buffers;
+use super::workers::{Buffers, in_flight};
 use crate::names::{BackupName, VolumeName};
-
-/// Bytes of blocks on their way at once.
-const IN_FLIGHT_BYTES: u64 = 16 << 20;
 
 /// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -201,11 +198,10 @@ impl Verification<'_> {
         }
         let mut faults = Vec::new();
         for (size, blocks) in by_size {
-            let in_flight = usize::try_from(IN_FLIGHT_BYTES / size).unwrap_or(2).clamp(2, 8);
             let buffers = Arc::new(Buffers::new(usize::try_from(size).unwrap_or(usize::MAX)));
             let looks =
                 stream::iter(blocks).map(|(checksum, compression)| self.look(checksum, compression, size, buffers.clone()));
-            let mut looks = looks.buffer_unordered(in_flight);
+            let mut looks = looks.buffer_unordered(in_flight(size));
             while let Some((checksum, read, fault)) = looks.try_next().await? {
                 report.bytes_read += read;
                 faults.extend(fault.map(|fault| (checksum, fault)));

@@ -9,6 +9,11 @@ use super::error::{Error, Result};
 /// Memory pages, and what direct I/O wants buffers aligned to.
 const ALIGNMENT: usize = 4096;
 
+/// Blocks on their way at once: with 2 MiB blocks 8, which hides a server's latency, and bounds memory for larger ones.
+pub fn in_flight(block_size: u64) -> usize {
+    usize::try_from((16 << 20) / block_size).unwrap_or(2).clamp(2, 8)
+}
+
 /// A bounded set of threads.
 #[derive(Debug, Clone)]
 pub struct Workers(Kind);

@@ -17,7 +17,7 @@ use crate::backupstore::error::{DriverContext, Error, Result};
 use crate::backupstore::io::Source;
 use crate::backupstore::layout::VolumeLayout;
 use crate::backupstore::progress::Progress;
-use crate::backupstore::workers::{Buffers, Workers};
+use crate::backupstore::workers::{Buffers, Workers, in_flight};
 use crate::names::VolumeName;
 
 /// The blocks of a backup, all in the store.
@@ -139,11 +139,6 @@ impl<'a> Upload<'a> {
             again_bytes: self.shared.again_bytes.load(Relaxed),
         }
     }
-}
-
-/// Blocks on their way at once: with 2 MiB blocks 8, which hides a server's latency, and bounds memory for larger ones.
-pub fn in_flight(block_size: u64) -> usize {
-    usize::try_from((16 << 20) / block_size).unwrap_or(2).clamp(2, 8)
 }
 
 impl Shared {

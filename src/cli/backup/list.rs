@@ -7,7 +7,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
 use super::output::{OutputArgs, Table, human};
-use super::{CredentialArgs, open};
+use super::{CredentialArgs, open, volumes};
 use crate::backupstore::Store;
 use crate::backupstore::list::BackupInfo;
 use crate::backupstore::target_url::{BackupUrl, Target};
@@ -66,13 +66,8 @@ struct Row {
 /// Prints the complete backups of a store, oldest snapshot first within each volume.
 pub async fn list(args: ListArgs) -> super::super::Outcome {
     let store = open(&args.target, &args.credentials)?;
-    let mut volumes = match args.volume {
-        Some(volume) => vec![volume],
-        None => store.list_volumes().await?,
-    };
-    volumes.sort();
     let mut rows = Vec::new();
-    for volume in volumes {
+    for volume in volumes(&store, args.volume).await? {
         rows.extend(backups_of(&store, &args.target, &volume).await?);
     }
     args.output.print(&rows, || {

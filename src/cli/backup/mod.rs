@@ -23,6 +23,7 @@ use crate::backupstore::driver;
 use crate::backupstore::lock::Timings;
 use crate::backupstore::progress::Progress;
 use crate::backupstore::target_url::Target;
+use crate::names::VolumeName;
 
 /// Label of a backup of an image whose length is no multiple of the block size: that length.
 const IMAGE_SIZE: &str = "drover.io/image-size";
@@ -77,6 +78,16 @@ fn open(target: &Target, credentials: &CredentialArgs) -> Result<Store, Box<dyn 
         Target::File { .. } => None,
     };
     Ok(Store::new(driver::open(target, credentials.as_ref())?, Timings::default()))
+}
+
+/// The one volume that was asked for, or all of the store by name.
+async fn volumes(store: &Store, wanted: Option<VolumeName>) -> Result<Vec<VolumeName>, crate::backupstore::Error> {
+    let mut volumes = match wanted {
+        Some(volume) => vec![volume],
+        None => store.list_volumes().await?,
+    };
+    volumes.sort();
+    Ok(volumes)
 }
 
 /// Runs a transfer with a progress bar (on a terminal) and stops it cleanly at Ctrl-C.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::output::{OutputArgs, Table};
-use super::{CredentialArgs, open, with_progress};
+use super::{CredentialArgs, open, volumes, with_progress};
 use crate::backupstore::Store;
 use crate::backupstore::progress::Progress;
 use crate::backupstore::target_url::Target;
@@ -60,14 +60,9 @@ struct DamageRow {
 /// Verifies and prints a row for each backup; fails when one is damaged.
 pub async fn run(args: VerifyArgs) -> super::super::Outcome {
     let store = open(&args.target, &args.credentials)?;
-    let mut volumes = match &args.volume {
-        Some(volume) => vec![volume.clone()],
-        None => store.list_volumes().await?,
-    };
-    volumes.sort();
     let depth = if args.read_data { Depth::ReadData } else { Depth::Presence };
     let mut rows = Vec::new();
-    for volume in &volumes {
+    for volume in &volumes(&store, args.volume).await? {
         rows.extend(verify(&store, volume, &args.backup, depth).await?);
     }
     args.output.print(&rows, || table(&rows))?;
